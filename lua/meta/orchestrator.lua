@@ -1,0 +1,387 @@
+---@meta orchestrator
+-- Types for editors (LuaCATS). Nothing here runs; ../README.md explains it all with examples.
+
+---Seconds, or "500ms", "10s", "5m", "1h", "2d".
+---@alias orc.Duration number|string
+
+---Bytes, or "64kB", "10MB", "1GB" (powers of 1000), "1KiB", "1MiB" (of 1024).
+---@alias orc.Size integer|string
+
+---A text, or a secret that stands for one.
+---@alias orc.Text string|orc.Secret
+
+---What a query or form may hold; a list repeats its name.
+---@alias orc.Scalar string|number|boolean|orc.Secret
+
+---@alias orc.ErrorKind
+---| "http" # the final status is not accepted; `response` is the response
+---| "dns" # no address; `temporary` when the name server gave no answer
+---| "connect" # nobody listens there, or the network says no
+---| "tls" # certificate or handshake
+---| "timeout" # a timeout or deadline passed
+---| "network" # the connection broke
+---| "protocol" # what came is no well-formed HTTP
+---| "too_large" # more than max_body or max_headers
+---| "too_many_redirects" # more than `follow`
+---| "decode" # not JSON, or not what the content coding promised
+---| "cancelled" # the task was cancelled, or the run interrupted
+---| "rate_limited" # the server asks to wait longer than max_retry_after
+---| "circuit_open" # not used yet
+---| "blocked" # a redirect that must not be followed
+---| "invalid" # it could not be sent, read or written at all
+---| "script" # the script raised, or a task returned nil and a text
+---| "validation" # a function of a pipeline refused the item, or every item failed
+
+---`tostring(err)` is one readable line, with secrets masked.
+---@class orc.Error
+---@field kind orc.ErrorKind
+---@field message string
+---@field url? string
+---@field method? string
+---@field status? integer
+---@field attempts? integer
+---@field response? orc.Response the answer that was not accepted
+---@field position? string where the item came from: "urls.txt:17"
+---@field traceback? string of the task that raised
+---@field temporary? boolean a failed lookup that may work later
+
+---Opaque: it can be sent and joined to texts, and shows as `***`.
+---@class orc.Secret
+---@operator concat(string|orc.Secret): orc.Secret
+
+-- Requests and responses ----------------------------------------------------------------------
+
+---Durations. Waiting for a slot or for the rate limit does not count.
+---@class orc.TimeoutOptions
+---@field connect? orc.Duration looking up the name, and connecting (default "10s")
+---@field attempt? orc.Duration one attempt with all its redirects (default "30s"; none with `save`)
+---@field idle? orc.Duration without a byte, in whole seconds (default "30s" with `save`, else none)
+---@field total? orc.Duration all attempts and the waits between them (default none)
+
+---@class orc.RetryOptions
+---@field attempts? integer counts the first (default 5)
+---@field wait_initial? orc.Duration the longest wait before the second attempt (default "500ms")
+---@field wait_max? orc.Duration the longest of all waits (default "60s")
+---@field factor? number by which the longest wait grows, at least 1 (default 2)
+---@field jitter? "full"|false random up to the longest wait, or exactly that (default "full")
+---@field statuses? integer[] (default 408 425 429 500 502 503 504 522 524)
+---@field methods? string[] (default GET HEAD OPTIONS PUT DELETE)
+---@field respect_retry_after? boolean wait as long as Retry-After says (default true)
+---@field max_retry_after? orc.Duration asked for more, it fails: `rate_limited` (default "5m")
+---@field budget? number client only: retries per request, and ten more a minute (default 0.2)
+
+---@alias orc.ResponseAction "accept"|"retry"|"fail"|"ignore"
+
+---Settings of a client, or of one request.
+---@class orc.CommonOptions
+---@field headers? table<string, string|number|orc.Secret|false> `false` leaves one out
+---@field timeout? orc.Duration|orc.TimeoutOptions a duration means `attempt`
+---@field retry? orc.RetryOptions|false false: one attempt
+---@field accept? integer[]|"any"|fun(res: orc.Response): boolean what is an answer (default 2xx)
+---@field response_action? fun(res: orc.Response): orc.ResponseAction? nil: the status decides
+---@field max_body? orc.Size of the decoded body (default "64MB"; none with `save`)
+---@field max_headers? orc.Size of the response's header fields (default and most 300000)
+---@field follow? integer redirects at most (default 10)
+---@field cache? false there is no cache yet
+
+---@class orc.Request: orc.CommonOptions
+---@field url? orc.Text absolute, or below the client's base_url
+---@field method? string (default GET; POST with a body)
+---@field query? table<string, orc.Scalar|orc.Scalar[]>
+---@field json? any the body, encoded
+---@field form? table<string, orc.Scalar|orc.Scalar[]> the body, as an HTML form sends it
+---@field body? orc.Text the body as it is
+---@field save? string the file a 2xx body goes to
+
+---@class orc.Hop
+---@field url string
+---@field status integer
+
+---Seconds. Of the last hop; `total` is the attempt's.
+---@class orc.Timing
+---@field dns number
+---@field connect number
+---@field tls number
+---@field first_byte number
+---@field total number
+
+---@class orc.Response
+---@field status integer
+---@field ok boolean 2xx
+---@field url string of the last hop
+---@field headers table<string, string> by lower-case name
+---@field body? string decoded; nil when it was saved
+---@field attempts integer
+---@field hops orc.Hop[] the redirects on the way
+---@field from_cache boolean
+---@field ignored? true a response action said "ignore"
+---@field framing "length"|"chunked"|"h2"|"none"|"close" "close": perhaps it is not complete
+---@field version "1.0"|"1.1"|"2"
+---@field size integer bytes of the decoded body
+---@field wire integer bytes of the body as received
+---@field timing orc.Timing
+local Response = {}
+
+---The body as a value.
+---@return any value
+---@return orc.Error? err kind `decode`
+function Response:json() end
+
+-- Clients -------------------------------------------------------------------------------------
+
+---@class orc.ConcurrencyOptions
+---@field total? integer attempts in flight (default 50)
+---@field per_host? integer for each scheme, host and port (default unlimited)
+
+---`"100/1m"`, `"10/s"`, or this.
+---@class orc.RateOptions
+---@field limit number starts …
+---@field per orc.Duration … in this time
+---@field burst? integer how many may come at once (default 1)
+---@field window? "sliding" never more than `limit` in any stretch of `per`
+---@field name? string clients that give the same name share the limit
+
+---@class orc.BearerAuth
+---@field type "bearer"
+---@field token orc.Text
+
+---@class orc.BasicAuth
+---@field type "basic"
+---@field username orc.Text without a colon
+---@field password orc.Text
+
+---@class orc.ApiKeyAuth
+---@field type "api_key"
+---@field name string of the header or parameter
+---@field value orc.Text
+---@field place? "header"|"query" (default "header")
+
+---@class orc.ClientOptions: orc.CommonOptions
+---@field base_url? string put before relative URLs; `auth` and headers stay at its scheme and host
+---@field auth? orc.BearerAuth|orc.BasicAuth|orc.ApiKeyAuth
+---@field concurrency? integer|orc.ConcurrencyOptions a number means `total` (default 50)
+---@field rate_limit? string|orc.RateOptions (default none)
+
+---Settings that requests share, and at run time slots, rate limit and retry budget.
+---@class orc.Client
+local Client = {}
+
+---Fetches, and waits for the answer; other tasks run meanwhile. Raises for misuse only.
+---@param request orc.Text|orc.Request
+---@return orc.Response? res
+---@return orc.Error? err
+function Client:fetch(request) end
+
+-- Tasks ---------------------------------------------------------------------------------------
+
+---@class orc.Task
+local Task = {}
+
+---Waits for the task to end.
+---@return any ... what it returned, or nil and an orc.Error
+function Task:await() end
+
+---Aborts what it waits for; that raises in the task, as does everything it waits for later.
+---@param reason? string
+function Task:cancel(reason) end
+
+---@class orc.Group
+local Group = {}
+
+---Starts a task that ends before its group does.
+---@param fn fun(...: any): any
+---@param ... any given to fn
+---@return orc.Task
+function Group:spawn(fn, ...) end
+
+---@class orc.Semaphore
+local Semaphore = {}
+
+---Waits for a permit.
+function Semaphore:acquire() end
+
+---Gives a permit back. Raises when none was taken.
+function Semaphore:release() end
+
+---Runs `fn` with a permit, which is given back however it ends.
+---@param fn fun(): any
+---@return any ... what fn returned; what it raises is raised
+function Semaphore:with(fn) end
+
+---@class orc.Channel
+local Channel = {}
+
+---Hands a value over; waits while the channel is full. Raises for nil, and when it is closed.
+---@param value any
+function Channel:send(value) end
+
+---Takes the next value; waits while there is none.
+---@return any value nil when the channel is closed and empty
+function Channel:recv() end
+
+---`for value in channel:iter() do`, until it is closed and empty.
+---@return fun(): any
+function Channel:iter() end
+
+---No more values will be sent; those sent already are still received.
+function Channel:close() end
+
+---@class orc.MapOptions
+---@field concurrency? integer so many at a time (map: default 20)
+---@field on_error? "collect"|"fail" fail: the first failure cancels the rest (default "collect")
+
+---@class orc.GroupOptions
+---@field deadline? orc.Duration after which all its tasks are cancelled
+
+---A table by index, with holes; `n` says how many.
+---@class orc.Results: { [integer]: any, n: integer }
+
+-- Pipelines -----------------------------------------------------------------------------------
+
+---Made by orc.source.
+---@class orc.Source
+
+---@class orc.Pipeline
+
+---`nil, err` fails the item; what it raises fails the run.
+---@alias orc.RecordFunction fun(record: any, res: orc.Response, item: any): any, any
+
+---@alias orc.OnError "dead_letter"|"skip"|"fail"
+
+---@class orc.PipelineOptions
+---@field name? string names the dead letters too (default the script's)
+---@field client? orc.ClientOptions|orc.Client
+---@field source any[]|fun(): any|orc.Source a list, an iterator function, or one of orc.source
+---@field request? fun(item: any): (orc.Text|orc.Request)?, orc.Error|string|nil (default: the item)
+---@field data_selector? string where the records are: "data.items", "pages[*].rows"
+---@field filter? orc.RecordFunction true keeps the record
+---@field map? orc.RecordFunction makes a record, a list of them, or nil for none
+---@field sink? string|string[] files ending in ".jsonl", or "-" for stdout (default "-")
+---@field mode? "replace"|"append" (default "replace")
+---@field ordered? boolean the output has the order of the source (default false)
+---@field on_error? orc.OnError|fun(err: orc.Error, item: any): orc.OnError (default "dead_letter")
+---@field thresholds? table<orc.Metric, string|string[]> such as { http_req_failed = "rate<0.05" }
+
+---@alias orc.Metric
+---| "http_reqs" # requests that ended: count, rate (per second)
+---| "http_req_failed" # those that failed for good: count, rate (0 to 1)
+---| "http_req_duration" # attempts in milliseconds: avg min med max p(95)
+---| "iterations" # items that are through: count, rate
+---| "records" # records written: count, rate
+---| "records_filtered" # records filtered out: count, rate
+---| "dead_letters" # items kept as dead letters: count, rate
+
+-- The module ----------------------------------------------------------------------------------
+
+---@class orchestrator
+---@field null lightuserdata JSON's null
+---@field params table<string, string> key=value from the command line
+local orc = {}
+
+---Fetches with a client of default settings. Waits; other tasks run meanwhile.
+---@param request orc.Text|orc.Request
+---@return orc.Response? res
+---@return orc.Error? err
+function orc.fetch(request) end
+
+---@param options? orc.ClientOptions
+---@return orc.Client
+function orc.client(options) end
+
+---To be returned by the script, alone or in a list. Raises for misuse.
+---@param options orc.PipelineOptions
+---@return orc.Pipeline
+function orc.pipeline(options) end
+
+---Calls `fn(item, index)` for every item, so many at a time.
+---@generic T
+---@param items T[]|fun(): T? a list, or an iterator function, which may wait
+---@param fn fun(item: T, index: integer): any, any
+---@param options? orc.MapOptions
+---@return orc.Results? results nil only with on_error = "fail"
+---@return orc.Results|orc.Error errors by index
+function orc.map(items, fn, options) end
+
+---Runs functions at once.
+---@param fns (fun(): any, any)[]
+---@param options? orc.MapOptions
+---@return orc.Results? results nil only with on_error = "fail"
+---@return orc.Results|orc.Error errors by index
+function orc.gather(fns, options) end
+
+---Runs `fn(group)`. Every task it spawns has ended when this returns; the first that fails cancels
+---the others and fails the group.
+---@param fn fun(group: orc.Group): any
+---@param options? orc.GroupOptions
+---@return any ... what fn returned, or nil and an orc.Error
+function orc.group(fn, options) end
+
+---Runs `fn`, and cancels it when `duration` has passed.
+---@param duration orc.Duration elapsed time, whatever the wall clock does
+---@param fn fun(): any
+---@return any ... what fn returned, or nil and an orc.Error (kind `timeout`)
+function orc.deadline(duration, fn) end
+
+---@param duration orc.Duration
+function orc.sleep(duration) end
+
+---@return number seconds on a clock that only goes forward
+function orc.now() end
+
+---@param n integer how many may hold it at once
+---@return orc.Semaphore
+function orc.semaphore(n) end
+
+---@param n? integer how many values it holds before a send waits (default 0: until received)
+---@return orc.Channel
+function orc.channel(n) end
+
+orc.json = {
+  null = orc.null,
+}
+
+---@param text string
+---@return any value
+---@return orc.Error? err kind `decode`
+function orc.json.decode(text) end
+
+---@param value any
+---@return string? text
+---@return orc.Error? err kind `invalid`, names where in the value
+function orc.json.encode(value) end
+
+---Marks a table as a list, so that it is written `[]` when it is empty.
+---@param t? table a new one if not given
+---@return table t
+function orc.json.array(t) end
+
+orc.secret = {}
+
+---The value of an environment variable. Raises when it is unset or empty.
+---@param name string
+---@return orc.Secret
+function orc.secret.env(name) end
+
+---@param text orc.Text
+---@return orc.Secret
+function orc.secret.value(text) end
+
+orc.source = {}
+
+---The lines of a file, without empty ones. Raises when it cannot be read.
+---@param path string
+---@return orc.Source
+function orc.source.lines(path) end
+
+---The values of a JSON Lines file. Raises when it cannot be read.
+---@param path string
+---@return orc.Source
+function orc.source.jsonl(path) end
+
+---The rows of a CSV file (RFC 4180) as tables of texts, named by the first row. Raises when it
+---cannot be read.
+---@param path string
+---@return orc.Source
+function orc.source.csv(path) end
+
+return orc

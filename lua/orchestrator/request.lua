@@ -1,0 +1,306 @@
+-- From what a script asks for to what is sent. A plan is the client's defaults with the request's
+-- own on top (by __index), and at the same time the `spec` that host.start takes.
+
+local auth = require "orchestrator.auth"
+local errors = require "orchestrator.errors"
+local headers = require "orchestrator.headers"
+local json = require "orchestrator.json"
+local options = require "orchestrator.options"
+local redirect = require "orchestrator.redirect"
+local retry = require "orchestrator.retry"
+local secret = require "orchestrator.secret"
+local url = require "orchestrator.url"
+
+local request = {}
+
+local TIMEOUT = {
+  connect = { type = "duration" },
+  attempt = { type = "duration" },
+  idle = { type = "duration" },
+  total = { type = "duration" },
+}
+
+-- libcurl itself refuses more header bytes than this.
+local MOST_HEADERS = 300e3
+
+--- What `accept` means: a function from a response to whether it passes for an answer.
+local function accepting(accept)
+  if accept == "any" then return function() return true end end
+  if type(accept) == "function" then return accept end
+  local set = {}
+  for i, status in ipairs(accept) do
+    if type(status) ~= "number" or status < 100 or status > 599 or status % 1 ~= 0 then
+      return nil, string.format("must list statuses such as 404; element %d is %s", i,
+        tostring(status))
+    end
+    set[status] = true
+  end
+  if not next(set) then return nil, "must list at least one status" end
+  return function(res) return set[res.status] == true end
+end
+
+--- Options that a client and a single request have in common.
+function request.common_schema()
+  return {
+    headers = { type = "table" },
+    timeout = { type = { "duration", "table" } },
+    retry = { type = { "table", { one_of = { false } } } },
+    accept = { type = { "table", "function", { one_of = { "any" } } }, check = accepting },
+    response_action = { type = "function" },
+    max_body = { type = "size", min = 1 },
+    max_headers = { type = "size", min = 1, max = MOST_HEADERS },
+    follow = { type = "integer", min = 0 },
+    cache = {
+      type = "any",
+      check = function(given)
+        if given == false then return false end
+        return nil, "can only be false: this version has no cache"
+      end,
+    },
+  }
+end
+
+local REQUEST = request.common_schema()
+REQUEST.url = { type = "secret" }
+REQUEST.method = { type = "string" }
+REQUEST.query = { type = "table" }
+REQUEST.json = { type = "any" }
+REQUEST.form = { type = "table" }
+REQUEST.body = { type = "secret" }
+REQUEST.save = {
+  type = "string",
+  check = function(path)
+    if path == "" or path:find "%z" then return nil, "must be the path of a file" end
+    return path
+  end,
+}
+
+local function accept_2xx(res)
+  return res.status >= 200 and res.status <= 299
+end
+
+--- Puts checked common options on a plan (or on a client's defaults).
+local function apply(plan, opts, where)
+  local timeout = opts.timeout
+  if type(timeout) == "number" then
+    plan.timeout = timeout
+  elseif timeout then
+    local t = options.check(where .. ".timeout", timeout, TIMEOUT)
+    plan.timeout = t.attempt
+    plan.connect_timeout = t.connect
+    plan.idle_timeout = t.idle
+    plan.total = t.total
+  end
+  if opts.retry ~= nil then
+    if opts.retry and where == "request" and opts.retry.budget ~= nil then
+      options.fail("request.retry", '"budget" is shared by the requests of a client: set it there')
+    end
+    -- A request's table changes the client's, option by option.
+    local base = type(opts.retry) == "table" and type(plan.retry_given) == "table"
+      and plan.retry_given or {}
+    local merged = opts.retry and {}
+    if merged then
+      for name, value in pairs(base) do merged[name] = value end
+      for name, value in pairs(opts.retry) do merged[name] = value end
+    end
+    plan.retry_given, plan.retry = merged, retry.policy(merged, where .. ".retry")
+  end
+  plan.accept = opts.accept
+  plan.response_action = opts.response_action
+  plan.max_body = opts.max_body
+  plan.max_headers = opts.max_headers
+  plan.follow = opts.follow
+end
+
+--- The plan every request of a client starts from.
+---@param opts table the client's checked options
+function request.defaults(opts, version)
+  local defaults = {
+    method = "GET",
+    timeout = 30,
+    connect_timeout = 10,
+    max_body = 64e6,
+    max_headers = MOST_HEADERS,
+    follow = 10,
+    accept = accept_2xx,
+    retry = retry.policy(nil),
+  }
+  local own = {}
+  apply(own, opts, "client")
+  for name, value in pairs(own) do defaults[name] = value end
+
+  local query = {}
+  local fields = headers.merge({
+    ["Accept"] = "*/*",
+    ["Accept-Encoding"] = "gzip, deflate, br, zstd",
+    ["User-Agent"] = "orchestrator/" .. version,
+  }, opts.headers)
+  if opts.auth then auth.apply(opts.auth, fields, query) end
+  local text, problem = headers.text(fields)
+  if not text then options.fail("client", problem) end
+  defaults.fields, defaults.headers = fields, text
+  defaults.query = next(query) and query or nil
+  if opts.base_url then
+    defaults.base_url = opts.base_url
+    defaults.home = url.parse(opts.base_url).origin
+    defaults.abroad = redirect.harmless(fields)
+  end
+  return { __index = defaults }
+end
+
+local MAX_DEPTH = 1000 -- of JSON; what is deeper, or a circle, fails when it is encoded
+
+-- Whether a secret stands anywhere in a table, and a copy with every secret revealed.
+local function reveal(value, depth)
+  if secret.is(value) then return secret.reveal(value), true end
+  if type(value) ~= "table" or depth > MAX_DEPTH then return value, false end
+  local copy, found = setmetatable({}, getmetatable(value)), false
+  for k, v in pairs(value) do
+    local shown, hidden = reveal(v, depth + 1)
+    copy[k], found = shown, found or hidden
+  end
+  if found then return copy, true end
+  return value, false
+end
+
+-- Gives the plan its body. Returns the content type, or nil, err.
+local function set_body(plan, opts, where)
+  local given = {}
+  for _, name in ipairs { "json", "form", "body" } do
+    if opts[name] ~= nil then given[#given + 1] = name end
+  end
+  if #given == 0 then return true end
+  if #given > 1 then
+    options.fail(where, string.format("%s and %s exclude each other", given[1], given[2]))
+  end
+  local shown, hidden = reveal(opts[given[1]], 1)
+  plan.body_secret = hidden
+  if given[1] == "json" then
+    local text, err = json.encode(shown)
+    if not text then return nil, err end
+    plan.body = text
+    return "application/json"
+  elseif given[1] == "form" then
+    plan.body = url.form(shown)
+    return "application/x-www-form-urlencoded"
+  end
+  plan.body = shown
+  return ""
+end
+
+-- Gives the plan its URL and its headers: the client's with the request's `own` on top. What a
+-- client with a base_url sends to identify itself goes to that origin only: an absolute URL may
+-- come out of somebody's data.
+local function set_target(plan, text, query, own, idn)
+  text = secret.reveal(text)
+  if plan.base_url then text = url.base(plan.base_url, text) end
+  local u, problem = url.parse(text, idn)
+  if not u then return nil, problem end
+  local fields, standing = plan.fields, plan.query
+  if plan.home and u.origin ~= plan.home then
+    fields, standing = plan.abroad, nil
+    plan.fields = fields
+  end
+  if query or standing then
+    local all = {}
+    for k, v in pairs(standing or {}) do all[k] = v end
+    for k, v in pairs(query or {}) do all[k] = v end
+    u, problem = url.parse(url.add_query(text, all), idn)
+    if not u then return nil, problem end
+  end
+  request.aim(plan, u)
+  if own then plan.fields = headers.merge(fields, own[1], own[2]) end
+  if u.userinfo then
+    local user, password = u.userinfo:match "^([^:]*):?(.*)$"
+    user = url.unescape(user)
+    if user:find(":", 1, true) then return nil, "the URL has a user name with a colon in it" end
+    plan.fields = headers.merge(plan.fields)
+    auth.apply(auth.check { type = "basic", username = user, password = url.unescape(password) },
+      plan.fields, {})
+  end
+  if rawget(plan, "fields") then
+    plan.headers, problem = headers.text(plan.fields)
+    if problem then return nil, problem end
+  end
+  return true
+end
+
+--- Points a plan at a parsed URL.
+function request.aim(plan, u)
+  plan.u, plan.url = u, u.text
+  plan.origin, plan.host, plan.port, plan.tls = u.origin, u.host, u.port, u.scheme == "https"
+end
+
+--- The plan for one request.
+---@param defaults table from request.defaults
+---@param given string|table a URL, or the request table of the contract
+---@param idn function|nil see url.parse
+---@return table|nil plan, table? err kind "invalid"
+function request.plan(defaults, given, idn)
+  local plan = setmetatable({}, defaults)
+  if type(given) == "string" or secret.is(given) then
+    local ok, problem = set_target(plan, given, nil, nil, idn)
+    if ok then return plan end
+    return nil, errors.new("invalid", problem, { url = secret.reveal(given) })
+  elseif type(given) ~= "table" then
+    options.fail("fetch", "expects a URL or a request table, got " .. type(given))
+  end
+
+  local opts = options.check("request", given, REQUEST)
+  if not opts.url and not plan.base_url then options.fail("request", '"url" is missing') end
+  apply(plan, opts, "request")
+  local content_type, err = set_body(plan, opts, "request")
+  if not content_type then return nil, err end
+  local method = opts.method
+  if method then
+    if not method:find "^[!#$%%&'*+.^_`|~%w-]+$" then
+      return nil, errors.new("invalid", string.format("%q is no HTTP method", method),
+        { url = secret.reveal(opts.url) })
+    end
+    plan.method = method:upper()
+  elseif plan.body then
+    plan.method = "POST"
+  end
+  local own
+  if opts.headers or plan.body then
+    local typed = content_type ~= "" and plan.body and { ["Content-Type"] = content_type } or nil
+    own = { typed or {}, opts.headers }
+  end
+  local ok, problem = set_target(plan, opts.url or "", opts.query, own, idn)
+  if not ok then
+    return nil, errors.new("invalid", problem, { url = secret.reveal(opts.url) })
+  end
+  if opts.save then
+    plan.save = opts.save
+    -- A download has no size and no end we could know: it may go on as long as bytes come.
+    plan.idle_timeout = plan.idle_timeout or 30
+    plan.timeout = rawget(plan, "timeout") or 0
+    plan.max_body = opts.max_body or 0
+  end
+  return plan
+end
+
+--- The plan of the hop a redirect leads to. What is left of the attempt's time is its time.
+---@param plan table of the hop before
+---@param following table from redirect.next
+---@param took number seconds that hop took
+---@return table|nil plan, table? err
+function request.follow(plan, following, took)
+  local problem
+  local after = setmetatable({}, getmetatable(plan))
+  for name, value in pairs(plan) do after[name] = value end
+  request.aim(after, assert(url.parse(following.url)))
+  after.method, after.body, after.fields = following.method, following.body, following.headers
+  after.headers, problem = headers.text(following.headers)
+  if not after.headers then return nil, errors.new("invalid", problem, { url = plan.url }) end
+  if plan.timeout > 0 then
+    after.timeout = plan.timeout - took
+    if after.timeout <= 0 then
+      return nil, errors.new("timeout", "the redirects took longer than an attempt may",
+        { url = plan.url, method = plan.method })
+    end
+  end
+  return after
+end
+
+return request

@@ -1,0 +1,333 @@
+#include "host.h"
+
+#include "client.h"
+#include "loop.h"
+
+#include <errno.h>
+#include <lauxlib.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+struct host {
+    struct loop *loop;     /* borrowed until host_destroy */
+    struct client *client; /* owned; NULL until the first transfer, a script may need none */
+    uint64_t random;       /* xorshift64* state, never 0 */
+    lua_State *L;          /* borrowed during poll, otherwise NULL */
+    bool raised;           /* deliver raised; its error is on top of L's stack */
+};
+
+static struct host *host_of(lua_State *L)
+{
+    return lua_touserdata(L, lua_upvalueindex(1));
+}
+
+/* Time and chance ----------------------------------------------------------------------------- */
+
+static int l_now(lua_State *L)
+{
+    lua_pushnumber(L, loop_now());
+    return 1;
+}
+
+static int l_wall(lua_State *L)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    lua_pushnumber(L, (double)now.tv_sec + (double)now.tv_nsec * 1e-9);
+    return 1;
+}
+
+static int l_random(lua_State *L)
+{
+    struct host *h = host_of(L);
+    h->random ^= h->random >> 12;
+    h->random ^= h->random << 25;
+    h->random ^= h->random >> 27;
+    uint64_t bits = (h->random * 0x2545f4914f6cdd1du) >> 11;
+    lua_pushnumber(L, (double)bits * 0x1p-53);
+    return 1;
+}
+
+/* Transfers ----------------------------------------------------------------------------------- */
+
+/* The fields of a spec are read without raising: nothing is allocated yet that an error could
+ * leak, and the strings stay anchored in the table. */
+static const char *text_field(lua_State *L, const char *name, size_t *len)
+{
+    lua_getfield(L, 1, name);
+    const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, len) : NULL;
+    lua_pop(L, 1);
+    return text;
+}
+
+static double number_field(lua_State *L, const char *name)
+{
+    lua_getfield(L, 1, name);
+    double value = lua_tonumber(L, -1);
+    lua_pop(L, 1);
+    return value > 0 ? value : 0;
+}
+
+static bool true_field(lua_State *L, const char *name)
+{
+    lua_getfield(L, 1, name);
+    bool value = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+static int refused(lua_State *L, const char *kind, const char *message)
+{
+    lua_pushnil(L);
+    lua_pushstring(L, kind);
+    lua_pushstring(L, message);
+    return 3;
+}
+
+static void on_ended(void *ctx);
+
+static int l_start(lua_State *L)
+{
+    struct host *h = host_of(L);
+    luaL_checktype(L, 1, LUA_TTABLE);
+    struct client_target target = {0};
+    struct transfer_request request = {0};
+
+    target.origin = text_field(L, "origin", &target.origin_len);
+    target.host = text_field(L, "host", NULL);
+    target.port = (int)number_field(L, "port");
+    target.tls = true_field(L, "tls");
+    request.url = text_field(L, "url", NULL);
+    request.method = text_field(L, "method", NULL);
+    request.headers = text_field(L, "headers", &request.headers_len);
+    request.body = text_field(L, "body", &request.body_len);
+    request.save = text_field(L, "save", NULL);
+    request.timeout = number_field(L, "timeout");
+    request.connect_timeout = number_field(L, "connect_timeout");
+    request.idle_timeout = number_field(L, "idle_timeout");
+    request.max_body = (size_t)number_field(L, "max_body");
+    request.max_headers = (size_t)number_field(L, "max_headers");
+    if (!target.origin || !target.host || !request.url || !request.method)
+        return luaL_error(L, "host.start: origin, host, url and method are needed");
+
+    uint64_t id;
+    int rc = h->client ? 0 : client_create(&h->client, &h->loop->uv, on_ended, h);
+    if (rc == 0)
+        rc = client_start(h->client, &target, &request, &id);
+    if (rc)
+        return refused(L, "network", strerror(-rc));
+    lua_pushnumber(L, (double)id);
+    return 1;
+}
+
+static int l_cancel(lua_State *L)
+{
+    struct host *h = host_of(L);
+    double id = luaL_checknumber(L, 1);
+    if (h->client)
+        client_cancel(h->client, (uint64_t)id);
+    return 0;
+}
+
+static void set_number(lua_State *L, const char *name, double value)
+{
+    lua_pushnumber(L, value);
+    lua_setfield(L, -2, name);
+}
+
+static void set_time(lua_State *L, const char *name, double seconds)
+{
+    if (seconds > 0)
+        set_number(L, name, seconds);
+}
+
+static void set_text(lua_State *L, const char *name, const char *text, size_t len)
+{
+    lua_pushlstring(L, text, len);
+    lua_setfield(L, -2, name);
+}
+
+static const char *version_name(long version)
+{
+    switch (version) {
+    case CURL_HTTP_VERSION_1_0:
+        return "1.0";
+    case CURL_HTTP_VERSION_1_1:
+        return "1.1";
+    case CURL_HTTP_VERSION_2_0:
+        return "2";
+    default:
+        return "";
+    }
+}
+
+static void push_result(lua_State *L, const struct transfer *t)
+{
+    const char *kind = transfer_outcome_name(t->outcome);
+
+    lua_createtable(L, 0, 16); /* the response keeps some fields of its own in it */
+    set_number(L, "elapsed", t->elapsed);
+    set_number(L, "wire", (double)t->wire);
+    set_number(L, "size", (double)t->size);
+    /* What did not happen, as most of it does not on a connection used again, is left out. */
+    set_time(L, "dns", t->dns);
+    set_time(L, "connect", t->connect);
+    set_time(L, "tls", t->tls);
+    set_time(L, "first_byte", t->first_byte);
+    if (t->head.status) {
+        const char *version = version_name(t->version);
+        const char *framing = head_framing_name(t->head.framing);
+        set_number(L, "status", (double)t->head.status);
+        set_text(L, "head", t->head.text.data, t->head.text.len);
+        set_text(L, "version", version, strlen(version));
+        set_text(L, "framing", framing, strlen(framing));
+        if (!kind && (!t->save || t->body.len)) /* half a body is of no use */
+            set_text(L, "body", t->body.data ? t->body.data : "", t->body.len);
+    }
+    if (kind) {
+        const char *reason = t->reason ? t->reason : kind;
+        set_text(L, "error", kind, strlen(kind));
+        set_text(L, "message", reason, strlen(reason));
+        if (t->temporary) {
+            lua_pushboolean(L, 1);
+            lua_setfield(L, -2, "temporary");
+        }
+    }
+}
+
+/* Waiting ------------------------------------------------------------------------------------- */
+
+/* The stack of poll. */
+enum { TIMEOUT = 1, DELIVER, DELIVER_ONE };
+
+enum { TURN = 256 }; /* results that are delivered before the loop goes on */
+
+/* Hands one ended hop to Lua. Runs protected: an error must not unwind the loop's frames. */
+static int deliver_one(lua_State *L)
+{
+    struct host *h = lua_touserdata(L, 2);
+    uint64_t id;
+    struct transfer *t = client_next(h->client, &id);
+
+    lua_settop(L, 1);
+    lua_pushnumber(L, (double)id);
+    push_result(L, t);
+    client_release(h->client, id); /* not before: pushing may raise for want of memory */
+    lua_call(L, 2, 0);
+#ifdef ORC_STRESS_GC
+    lua_gc(L, LUA_GCCOLLECT, 0);
+#endif
+    return 0;
+}
+
+/* Delivers what has ended and lets what was started begin, until neither is left to do, or for so
+ * long: hops that fail as soon as they begin must not keep the loop from timers and signals. */
+static void on_ended(void *ctx)
+{
+    struct host *h = ctx;
+    lua_State *L = h->L;
+    uint64_t id;
+
+    for (int n = 0; L && !h->raised && n < TURN; n++) {
+        if (!client_next(h->client, &id)) {
+            (void)client_work(h->client);
+            if (!client_next(h->client, &id))
+                return;
+        }
+        lua_pushvalue(L, DELIVER_ONE);
+        lua_pushvalue(L, DELIVER);
+        lua_pushlightuserdata(L, h);
+        h->raised = lua_pcall(L, 2, 0, 0) != 0;
+    }
+}
+
+static int l_poll(lua_State *L)
+{
+    struct host *h = host_of(L);
+    double timeout = luaL_optnumber(L, TIMEOUT, -1);
+    luaL_checktype(L, DELIVER, LUA_TFUNCTION);
+    lua_settop(L, DELIVER);
+    lua_pushcfunction(L, deliver_one);
+    luaL_checkstack(L, 8, NULL);
+
+    uint64_t id;
+    h->L = L;
+    h->raised = false;
+    if (!h->client) {
+        loop_wait(h->loop, timeout);
+    } else {
+        bool busy = client_work(h->client) || client_next(h->client, &id);
+        loop_wait(h->loop, busy ? 0 : timeout);
+        on_ended(h);
+    }
+    h->L = NULL;
+    if (h->raised)
+        return lua_error(L);
+    int signum = loop_take_signal(h->loop);
+    if (!signum)
+        return 0;
+    lua_pushnumber(L, signum);
+    return 1;
+}
+
+/* The rest ------------------------------------------------------------------------------------ */
+
+static int l_terminal(lua_State *L)
+{
+    struct winsize size;
+    if (!isatty(STDERR_FILENO))
+        return 0;
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0)
+        size.ws_col = 80;
+    lua_pushnumber(L, size.ws_col);
+    return 1;
+}
+
+static int l_idn(lua_State *L)
+{
+    char ascii[256];
+    const char *name = luaL_checkstring(L, 1);
+    if (client_idn(name, ascii, sizeof ascii))
+        return 0;
+    lua_pushstring(L, ascii);
+    return 1;
+}
+
+void host_push(lua_State *L, struct host *h)
+{
+    static const struct luaL_Reg functions[] = {
+        {"now", l_now},           {"wall", l_wall},     {"random", l_random},
+        {"start", l_start},       {"cancel", l_cancel}, {"poll", l_poll},
+        {"terminal", l_terminal}, {"idn", l_idn},       {NULL, NULL},
+    };
+    lua_createtable(L, 0, sizeof functions / sizeof functions[0]);
+    for (const struct luaL_Reg *f = functions; f->name; f++) {
+        lua_pushlightuserdata(L, h);
+        lua_pushcclosure(L, f->func, 1);
+        lua_setfield(L, -2, f->name);
+    }
+}
+
+int host_create(struct host **out, struct loop *loop)
+{
+    struct host *h = calloc(1, sizeof *h);
+    if (!h)
+        return -ENOMEM;
+    h->loop = loop;
+    if (getrandom(&h->random, sizeof h->random, 0) != sizeof h->random)
+        h->random = (uint64_t)time(NULL) ^ ((uint64_t)getpid() << 32);
+    h->random |= 1;
+    *out = h;
+    return 0;
+}
+
+void host_destroy(struct host *h)
+{
+    if (h->client)
+        client_destroy(h->client);
+    free(h);
+}

@@ -1,0 +1,442 @@
+#include "lane.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* One socket libcurl has open. It stays in epoll while its connection idles: arming it anew for
+ * every request would cost two system calls each time.
+ *
+ * libcurl tells us when it closes a connection, but not when it closes a socket that never became
+ * one, so a socket is only trusted to be there once it has been used again. The watch of one that
+ * may be gone is stopped, and waits for another socket with the same number. */
+struct watch {
+    uv_poll_t poll;
+    struct lane *lane; /* borrowed; the one that uses the socket */
+    curl_socket_t fd;
+    int events; /* that uv_poll was started with, 0: stopped */
+    bool idle;  /* no transfer uses it */
+    CURL *last; /* borrowed; the transfer that used it last, while `left` is lanes->steps */
+    uint64_t left;
+    bool pooled;  /* its connection has been used again */
+    bool foreign; /* not opened by us, so libcurl may close it any time after CURL_POLL_REMOVE */
+};
+
+/* Sockets ------------------------------------------------------------------------------------- */
+
+static void lane_action(struct lane *lane, curl_socket_t fd, int flags);
+
+static void free_watch(uv_handle_t *handle)
+{
+    free(handle->data);
+}
+
+static struct watch *watch_of(struct lanes *ls, curl_socket_t fd)
+{
+    return fd >= 0 && (size_t)fd < ls->watch_cap ? ls->watches[fd] : NULL;
+}
+
+static struct watch *watch_add(struct lanes *ls, curl_socket_t fd)
+{
+    if ((size_t)fd >= ls->watch_cap) {
+        size_t cap = ls->watch_cap ? ls->watch_cap : 64;
+        while (cap <= (size_t)fd)
+            cap *= 2;
+        struct watch **watches = realloc(ls->watches, cap * sizeof *watches);
+        if (!watches)
+            return NULL;
+        memset(watches + ls->watch_cap, 0, (cap - ls->watch_cap) * sizeof *watches);
+        ls->watches = watches;
+        ls->watch_cap = cap;
+    }
+    struct watch *w = calloc(1, sizeof *w);
+    if (!w)
+        return NULL;
+    w->fd = fd;
+    w->poll.data = w;
+    if (uv_poll_init_socket(ls->loop, &w->poll, fd)) {
+        free(w);
+        return NULL;
+    }
+    ls->watches[fd] = w;
+    return w;
+}
+
+static void watch_set_lane(struct watch *w, struct lane *lane)
+{
+    if (w->lane)
+        w->lane->sockets--;
+    w->lane = lane;
+    if (lane)
+        lane->sockets++;
+}
+
+static void watch_close(struct lanes *ls, struct watch *w)
+{
+    watch_set_lane(w, NULL);
+    ls->watches[w->fd] = NULL;
+    uv_close((uv_handle_t *)&w->poll, free_watch);
+}
+
+static void watch_start(struct watch *w, int events);
+
+static void watch_stop(struct watch *w)
+{
+    uv_poll_stop(&w->poll);
+    w->events = 0;
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events)
+{
+    struct watch *w = poll->data;
+
+    if (w->idle) {
+        /* The server closed a pooled connection, or sent what nobody asked for. libcurl finds out
+         * before it uses the connection again; until then there is nothing to hear. */
+        watch_stop(w);
+        return;
+    }
+    int flags = 0;
+    if (status < 0) {
+        /* The connection was reset, perhaps after a whole answer that is still to be read. libuv
+         * does not tell, and has stopped polling. */
+        int wanted = w->events;
+        w->events = 0;
+        watch_start(w, wanted);
+        flags = CURL_CSELECT_ERR | CURL_CSELECT_IN | CURL_CSELECT_OUT;
+    }
+    if (events & UV_READABLE)
+        flags |= CURL_CSELECT_IN;
+    if (events & UV_WRITABLE)
+        flags |= CURL_CSELECT_OUT;
+    struct lanes *ls = w->lane->lanes;
+    lane_action(w->lane, w->fd, flags); /* may close the watch */
+    ls->on_turn(ls->ctx);
+}
+
+static void watch_start(struct watch *w, int events)
+{
+    if (w->events == events)
+        return;
+    w->events = uv_poll_start(&w->poll, events, on_poll) ? 0 : events;
+}
+
+static int on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx, void *unused)
+{
+    struct lane *lane = ctx;
+    struct lanes *ls = lane->lanes;
+    struct watch *w = watch_of(ls, fd);
+    (void)unused;
+
+    ls->steps++;
+    if (what == CURL_POLL_REMOVE) {
+        if (w && w->foreign)
+            watch_close(ls, w);
+        else if (w) {
+            w->idle = true;
+            w->last = easy;
+            w->left = ls->steps;
+            if (!w->pooled)
+                watch_stop(w);
+            else if (w->events & UV_WRITABLE)
+                watch_start(w, UV_READABLE); /* an idle socket is always writable */
+        }
+        return 0;
+    }
+    if (!w) {
+        w = watch_add(ls, fd);
+        if (!w)
+            return -1;
+        w->foreign = true;
+    }
+    watch_set_lane(w, lane);
+    w->pooled = w->pooled || w->idle;
+    w->idle = false;
+    watch_start(w,
+                (what & CURL_POLL_IN ? UV_READABLE : 0) | (what & CURL_POLL_OUT ? UV_WRITABLE : 0));
+    return 0;
+}
+
+static curl_socket_t on_open_socket(void *ctx, curlsocktype purpose, struct curl_sockaddr *address)
+{
+    struct lanes *ls = ctx;
+    (void)purpose;
+
+    int fd = socket(address->family, address->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK,
+                    address->protocol);
+    if (fd < 0)
+        return CURL_SOCKET_BAD;
+    struct watch *w = watch_of(ls, fd);
+    if (w) {
+        /* Its socket is gone. If libcurl still waited for it, it takes the new one for the old. */
+        int events = w->events;
+        watch_stop(w);
+        w->pooled = w->foreign = false;
+        if (!w->idle)
+            watch_start(w, events);
+        w->idle = false;
+    } else if (!watch_add(ls, fd)) {
+        close(fd);
+        return CURL_SOCKET_BAD;
+    }
+    return fd;
+}
+
+/* Whether the other end has closed. */
+static bool at_end(curl_socket_t fd)
+{
+    char byte;
+    ssize_t n = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+}
+
+/* libcurl drops bytes beyond the Content-Length and closes the connection in the step in which it
+ * leaves it. Two other things close a connection just left: the next transfer, when it looks for
+ * one and finds this one closed by the server; and a full pool, where of those left in the same
+ * millisecond any passes for the oldest. */
+static bool is_overrun(const struct lanes *ls, const struct watch *w)
+{
+    return w->lane && w->left == ls->steps && w->lane->sockets <= LANE_SIZE &&
+           (w->lane->beginning == 0 || !at_end(w->fd));
+}
+
+static int on_close_socket(void *ctx, curl_socket_t fd)
+{
+    struct lanes *ls = ctx;
+    struct watch *w = watch_of(ls, fd);
+
+    if (w) {
+        if (is_overrun(ls, w))
+            ls->on_overrun(ls->ctx, w->last);
+        watch_close(ls, w);
+    }
+    return close(fd);
+}
+
+/* Lanes --------------------------------------------------------------------------------------- */
+
+static void lane_mark_dirty(struct lane *lane)
+{
+    if (lane->dirty)
+        return;
+    lane->dirty = true;
+    TAILQ_INSERT_TAIL(&lane->lanes->dirty, lane, of_dirty);
+}
+
+static void on_lane_timer(uv_timer_t *timer)
+{
+    struct lane *lane = timer->data;
+    lane->armed = UINT64_MAX;
+    if (lane->due != UINT64_MAX)
+        lane_mark_dirty(lane); /* perhaps early: the wish may have changed since */
+    uv_stop(timer->loop);      /* timers run before the loop waits: there is something to do now */
+}
+
+/* Called by libcurl from anywhere inside it: only take the wish down. */
+static int on_timeout(CURLM *multi, long ms, void *ctx)
+{
+    struct lane *lane = ctx;
+    (void)multi;
+
+    if (ms < 0) {
+        lane->due = UINT64_MAX;
+        return 0;
+    }
+    lane->due = uv_now(lane->lanes->loop) + (uint64_t)ms;
+    if (ms == 0)
+        lane_mark_dirty(lane);
+    else if (lane->due < lane->armed) {
+        lane->armed = lane->due;
+        uv_timer_start(&lane->timer, on_lane_timer, (uint64_t)ms, 0);
+    }
+    return 0;
+}
+
+static void lane_set_room(struct lane *lane, bool room)
+{
+    if (lane->room == room)
+        return;
+    lane->room = room;
+    if (room)
+        TAILQ_INSERT_HEAD(&lane->lanes->room, lane, of_room);
+    else
+        TAILQ_REMOVE(&lane->lanes->room, lane, of_room);
+}
+
+static void free_lane(uv_handle_t *handle)
+{
+    free(handle->data);
+}
+
+static struct lane *lane_add(struct lanes *ls)
+{
+    struct lane *lane = calloc(1, sizeof *lane);
+    if (!lane)
+        return NULL;
+    lane->lanes = ls;
+    lane->due = lane->armed = UINT64_MAX;
+    TAILQ_INIT(&lane->routes);
+    lane->multi = curl_multi_init();
+    if (!lane->multi || curl_multi_setopt(lane->multi, CURLMOPT_SOCKETFUNCTION, on_socket) ||
+        curl_multi_setopt(lane->multi, CURLMOPT_SOCKETDATA, lane) ||
+        curl_multi_setopt(lane->multi, CURLMOPT_TIMERFUNCTION, on_timeout) ||
+        curl_multi_setopt(lane->multi, CURLMOPT_TIMERDATA, lane) ||
+        curl_multi_setopt(lane->multi, CURLMOPT_MAXCONNECTS, (long)LANE_SIZE) ||
+        curl_multi_setopt(lane->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_MULTIPLEX) ||
+        uv_timer_init(ls->loop, &lane->timer)) {
+        curl_multi_cleanup(lane->multi);
+        free(lane);
+        return NULL;
+    }
+    lane->timer.data = lane;
+    TAILQ_INSERT_TAIL(&ls->all, lane, link);
+    lane_set_room(lane, true);
+    return lane;
+}
+
+void lane_drain(struct lane *lane)
+{
+    struct lanes *ls = lane->lanes;
+    CURLMsg *message;
+    int left;
+
+    while ((message = curl_multi_info_read(lane->multi, &left)))
+        if (message->msg == CURLMSG_DONE)
+            ls->on_done(ls->ctx, message->easy_handle, message->data.result);
+}
+
+static void lane_action(struct lane *lane, curl_socket_t fd, int flags)
+{
+    int running;
+    lane->lanes->steps++;
+    if (fd == CURL_SOCKET_TIMEOUT)
+        lane->due = UINT64_MAX; /* libcurl says anew what it wants, also when this was early */
+    curl_multi_socket_action(lane->multi, fd, flags, &running);
+    lane_drain(lane);
+}
+
+void lane_enter(struct lane *lane)
+{
+    if (++lane->active == LANE_SIZE)
+        lane_set_room(lane, false);
+}
+
+void lane_leave(struct lane *lane)
+{
+    lane->active--;
+    if (lane->hosts < LANE_HOSTS)
+        lane_set_room(lane, true);
+    else if (lane->active == 0)
+        TAILQ_INSERT_TAIL(&lane->lanes->spent, lane, of_room);
+}
+
+void lane_add_host(struct lane *lane)
+{
+    if (++lane->hosts == LANE_HOSTS)
+        lane_set_room(lane, false);
+}
+
+void lane_close(struct lane *lane)
+{
+    struct lanes *ls = lane->lanes;
+
+    TAILQ_REMOVE(&ls->spent, lane, of_room);
+    TAILQ_REMOVE(&ls->all, lane, link);
+    ls->steps++;                     /* what is closed now says nothing about who used it last */
+    curl_multi_cleanup(lane->multi); /* closes its connections by on_close_socket */
+    for (size_t fd = 0; fd < ls->watch_cap; fd++)
+        if (ls->watches[fd] && ls->watches[fd]->lane == lane)
+            watch_close(ls, ls->watches[fd]);
+    if (lane->dirty)
+        TAILQ_REMOVE(&ls->dirty, lane, of_dirty);
+    uv_close((uv_handle_t *)&lane->timer, free_lane);
+}
+
+int lane_start(struct lane *lane, CURL *easy)
+{
+    if (curl_multi_add_handle(lane->multi, easy) != CURLM_OK)
+        return -ENOMEM;
+    lane->beginning++;
+    lane_mark_dirty(lane);
+    return 0;
+}
+
+void lane_connected(struct lane *lane)
+{
+    lane->beginning--;
+}
+
+void lane_stop(struct lane *lane, CURL *easy)
+{
+    lane->lanes->steps++;
+    curl_multi_remove_handle(lane->multi, easy);
+}
+
+/* All of them ------------------------------------------------------------------------------------
+ */
+
+void lanes_init(struct lanes *ls, uv_loop_t *loop,
+                void (*on_done)(void *ctx, CURL *easy, CURLcode code),
+                void (*on_overrun)(void *ctx, CURL *easy), void (*on_turn)(void *ctx), void *ctx)
+{
+    memset(ls, 0, sizeof *ls);
+    ls->loop = loop;
+    ls->on_done = on_done;
+    ls->on_overrun = on_overrun;
+    ls->on_turn = on_turn;
+    ls->ctx = ctx;
+    TAILQ_INIT(&ls->all);
+    TAILQ_INIT(&ls->room);
+    TAILQ_INIT(&ls->dirty);
+    TAILQ_INIT(&ls->spent);
+}
+
+int lanes_adopt(struct lanes *ls, CURL *easy)
+{
+    if (curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, on_open_socket) ||
+        curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, ls) ||
+        curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, on_close_socket) ||
+        curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, ls))
+        return -ENOMEM;
+    return 0;
+}
+
+struct lane *lanes_with_room(struct lanes *ls)
+{
+    struct lane *lane = TAILQ_FIRST(&ls->room);
+    return lane ? lane : lane_add(ls);
+}
+
+void lanes_work(struct lanes *ls)
+{
+    struct lane_list due;
+    struct lane *lane;
+
+    if (TAILQ_EMPTY(&ls->dirty))
+        return;
+    uv_update_time(ls->loop);
+    TAILQ_INIT(&due);
+    TAILQ_CONCAT(&due, &ls->dirty, of_dirty);
+    while ((lane = TAILQ_FIRST(&due))) {
+        TAILQ_REMOVE(&due, lane, of_dirty);
+        lane->dirty = false;
+        lane_action(lane, CURL_SOCKET_TIMEOUT, 0);
+    }
+}
+
+void lanes_deinit(struct lanes *ls)
+{
+    struct lane *lane;
+    ls->steps++; /* the transfers are gone */
+    while ((lane = TAILQ_FIRST(&ls->all))) {
+        TAILQ_REMOVE(&ls->all, lane, link);
+        curl_multi_cleanup(lane->multi); /* closes its connections by on_close_socket */
+        uv_close((uv_handle_t *)&lane->timer, free_lane);
+    }
+    for (size_t fd = 0; fd < ls->watch_cap; fd++)
+        if (ls->watches[fd])
+            watch_close(ls, ls->watches[fd]);
+    free(ls->watches);
+}

@@ -1,0 +1,108 @@
+/*
+ * Lanes: libcurl multi handles on the event loop. A lane carries at most 64 transfers, because
+ * libcurl searches a multi handle's connections one by one; its connections are used again by the
+ * transfers that come after.
+ *
+ * Nothing is called back from inside libcurl: `on_done` and `on_turn` run after it has returned,
+ * and may start and stop transfers.
+ */
+#ifndef LANE_H
+#define LANE_H
+
+#include <curl/curl.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include <uv.h>
+
+enum {
+    LANE_SIZE = 64, /* transfers on a lane, and connections in its pool */
+    /* Hosts in a lane's life. Of each libcurl keeps the addresses and, if its connection was closed
+     * to make room, an empty list, and it goes through all of them for every transfer. */
+    LANE_HOSTS = 512,
+};
+
+struct lanes;
+struct watch;
+
+struct lane {
+    struct lanes *lanes; /* borrowed, outlives the lane */
+    CURLM *multi;        /* owned */
+    uv_timer_t timer;    /* freed with the lane in close_cb */
+    uint64_t due;       /* loop time in ms at which libcurl wants to be called; UINT64_MAX: never */
+    uint64_t armed;     /* what the timer is set to; UINT64_MAX: not set */
+    unsigned active;    /* places taken */
+    unsigned beginning; /* transfers on it that have no connection yet */
+    bool dirty;         /* in lanes->dirty: libcurl wants to be called now */
+    bool room;          /* in lanes->room */
+    unsigned hosts;     /* that it has had */
+    unsigned sockets;   /* that are watched for it */
+    TAILQ_HEAD(, route) routes; /* the origins'; borrowed */
+    TAILQ_ENTRY(lane) link;
+    TAILQ_ENTRY(lane) of_dirty;
+    TAILQ_ENTRY(lane) of_room; /* or of lanes->spent */
+};
+
+TAILQ_HEAD(lane_list, lane);
+
+struct lanes {
+    uv_loop_t *loop; /* borrowed until lanes_deinit */
+    /* A transfer has ended; its handle is still on the lane, from which on_done takes it. */
+    void (*on_done)(void *ctx, CURL *easy, CURLcode code);
+    /* Called from inside libcurl, where nothing may be started or stopped: it closes the connection
+     * of a transfer that has just ended well, for the server sent more than the answer. */
+    void (*on_overrun)(void *ctx, CURL *easy);
+    /* The loop had libcurl do something; whatever that ended has been told. */
+    void (*on_turn)(void *ctx);
+    void *ctx;
+    struct lane_list all;
+    struct lane_list room; /* lanes with room, the most recently freed first */
+    struct lane_list dirty;
+    struct lane_list spent; /* lanes that have had their hosts, and no transfer is left on */
+    uint64_t steps;         /* socket events and calls into libcurl so far */
+    struct watch **watches; /* by descriptor; each freed in its close_cb */
+    size_t watch_cap;
+};
+
+void lanes_init(struct lanes *ls, uv_loop_t *loop,
+                void (*on_done)(void *ctx, CURL *easy, CURLcode code),
+                void (*on_overrun)(void *ctx, CURL *easy), void (*on_turn)(void *ctx), void *ctx);
+
+/* Has the handle open and close its sockets here. Returns 0 or -ENOMEM. */
+int lanes_adopt(struct lanes *ls, CURL *easy);
+
+/* A lane with room, perhaps a new one; NULL when out of memory. */
+struct lane *lanes_with_room(struct lanes *ls);
+
+/* Has libcurl do what it wants to do at once, such as beginning the transfers just started. It may
+ * want more afterwards: then `dirty` is not empty. */
+void lanes_work(struct lanes *ls);
+
+/* Closes all lanes, on which no transfer may be left, and their connections. The loop must run once
+ * more. */
+void lanes_deinit(struct lanes *ls);
+
+/* Takes a place on the lane and gives it back: for a transfer that is on it or will be. */
+void lane_enter(struct lane *lane);
+void lane_leave(struct lane *lane);
+
+/* Counts a host that is new on the lane. After LANE_HOSTS of them it has no room any more. */
+void lane_add_host(struct lane *lane);
+
+/* Closes a spent lane and its connections. Not from within one of lane's callbacks. */
+void lane_close(struct lane *lane);
+
+/* Begins a transfer at the next lanes_work; lane_connected is to be called when it has a
+ * connection, or has ended without one. Returns 0 or -ENOMEM. */
+int lane_start(struct lane *lane, CURL *easy);
+
+void lane_connected(struct lane *lane);
+
+/* Takes a transfer off, aborting it if it has not ended. */
+void lane_stop(struct lane *lane, CURL *easy);
+
+/* Tells of what has ended on the lane; needed after lane_stop, which may end others. */
+void lane_drain(struct lane *lane);
+
+#endif

@@ -1,0 +1,166 @@
+#include "lua_file.h"
+
+#include "file.h"
+
+#include <errno.h>
+#include <lauxlib.h>
+#include <lua.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Owned by Lua as the upvalue of every function below; its __gc aborts what is still open. */
+struct files {
+    struct file **list; /* owned, and the files in it; NULL where one has ended */
+    int count;          /* an id is a place in the list, from 1, never used twice */
+};
+
+static struct files *files_of(lua_State *L)
+{
+    return lua_touserdata(L, lua_upvalueindex(1));
+}
+
+static struct file **check_file(lua_State *L)
+{
+    struct files *files = files_of(L);
+    int id = luaL_checkint(L, 1);
+    luaL_argcheck(L, id >= 1 && id <= files->count && files->list[id - 1], 1, "not an open file");
+    return &files->list[id - 1];
+}
+
+static int answer(lua_State *L, const char *name, int rc)
+{
+    if (rc == 0) {
+        lua_pushboolean(L, 1);
+        return 1;
+    }
+    lua_pushnil(L);
+    lua_pushfstring(L, "cannot write %s: %s", name, file_strerror(rc));
+    return 2;
+}
+
+/* Runs `fn`, which frees the file when `ends`, and pushes its outcome. */
+static int call(lua_State *L, int (*fn)(struct file *), bool ends)
+{
+    struct file **slot = check_file(L);
+    struct file *f = *slot;
+    lua_pushstring(L, file_name(f)); /* which may be freed with it */
+    if (ends)
+        *slot = NULL;
+    return answer(L, lua_tostring(L, -1), fn(f));
+}
+
+static int l_open(lua_State *L)
+{
+    static const char *const modes[] = {"replace", "append", "stdout", NULL};
+    size_t n;
+    const char *path = luaL_checklstring(L, 1, &n);
+    enum file_mode mode = (enum file_mode)luaL_checkoption(L, 2, NULL, modes);
+    struct files *files = files_of(L);
+    if (n == 0 || strlen(path) != n) {
+        lua_pushnil(L);
+        lua_pushliteral(L, "cannot write a file whose name is empty or has a NUL byte in it");
+        return 2;
+    }
+    struct file **list = realloc(files->list, sizeof *list * ((size_t)files->count + 1));
+    if (!list)
+        return answer(L, path, -ENOMEM);
+    files->list = list;
+
+    struct file *f;
+    int rc = file_open(&f, path, mode);
+    if (rc != 0)
+        return answer(L, path, rc);
+    files->list[files->count++] = f;
+    lua_pushinteger(L, files->count);
+    long tail = file_tail(f);
+    if (tail == 0)
+        return 1;
+    rc = (int)tail;
+    if (tail > 0) {
+        char *to = lua_newuserdata(L, (size_t)tail);
+        rc = file_read_tail(f, to, (size_t)tail);
+        if (rc == 0) {
+            lua_pushlstring(L, to, (size_t)tail);
+            lua_remove(L, -2);
+            return 2;
+        }
+    }
+    files->list[files->count - 1] = NULL;
+    file_abort(f);
+    return answer(L, path, rc);
+}
+
+static int l_terminal(lua_State *L)
+{
+    lua_pushboolean(L, file_is_terminal(*check_file(L)));
+    return 1;
+}
+
+static int l_cut(lua_State *L)
+{
+    return call(L, file_cut, false);
+}
+
+static int l_write(lua_State *L)
+{
+    struct file *f = *check_file(L);
+    size_t n;
+    const char *text = luaL_checklstring(L, 2, &n);
+    luaL_argcheck(L, n == 0 || text[n - 1] == '\n', 2, "does not end in a line end");
+    return answer(L, file_name(f), file_write(f, text, n));
+}
+
+static int l_flush(lua_State *L)
+{
+    return call(L, file_flush, false);
+}
+
+static int l_sync(lua_State *L)
+{
+    return call(L, file_sync, false);
+}
+
+static int l_commit(lua_State *L)
+{
+    return call(L, file_commit, true);
+}
+
+static int l_abort(lua_State *L)
+{
+    return call(L, file_abort, true);
+}
+
+static int l_gc(lua_State *L)
+{
+    struct files *files = lua_touserdata(L, 1);
+    for (int i = 0; i < files->count; i++)
+        if (files->list[i])
+            file_abort(files->list[i]);
+    free(files->list);
+    *files = (struct files){0};
+    return 0;
+}
+
+int luaopen_orchestrator_core_file(lua_State *L)
+{
+    static const luaL_Reg functions[] = {
+        {"open", l_open},   {"terminal", l_terminal}, {"cut", l_cut},       {"write", l_write},
+        {"flush", l_flush}, {"sync", l_sync},         {"commit", l_commit}, {"abort", l_abort},
+    };
+    struct files *files = lua_newuserdata(L, sizeof *files);
+    *files = (struct files){0};
+    lua_createtable(L, 0, 1);
+    lua_pushcfunction(L, l_gc);
+    lua_setfield(L, -2, "__gc");
+    lua_setmetatable(L, -2);
+
+    const size_t n = sizeof functions / sizeof functions[0];
+    lua_createtable(L, 0, (int)n);
+    for (size_t i = 0; i < n; i++) {
+        lua_pushvalue(L, -2);
+        lua_pushcclosure(L, functions[i].func, 1);
+        lua_setfield(L, -2, functions[i].name);
+    }
+    return 1;
+}

@@ -1,0 +1,119 @@
+/*
+ * One hop: a request out, and its headers, body, timings and typed outcome back. A transfer owns
+ * a libcurl easy handle and is used again for one hop after another; the client (client.h) puts
+ * it on a multi handle. Nothing here follows redirects, retries or waits for names.
+ */
+#ifndef TRANSFER_H
+#define TRANSFER_H
+
+#include "bytes.h"
+#include "head.h"
+
+#include <curl/curl.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum transfer_outcome {
+    TRANSFER_OK, /* a complete, well-framed answer, whatever its status */
+    TRANSFER_INVALID,
+    TRANSFER_DNS,
+    TRANSFER_CONNECT,
+    TRANSFER_TLS,
+    TRANSFER_TIMEOUT,
+    TRANSFER_NETWORK,
+    TRANSFER_PROTOCOL,
+    TRANSFER_TOO_LARGE,
+    TRANSFER_DECODE,
+};
+
+/* The error kind a script sees; NULL for TRANSFER_OK. */
+const char *transfer_outcome_name(enum transfer_outcome outcome);
+
+/* All pointers are borrowed for the call only. */
+struct transfer_request {
+    const char *url;     /* absolute, http or https, without fragment and user info */
+    const char *method;  /* a token, upper case */
+    const char *headers; /* "Name: value\n…\n", checked for CR and NUL; may be NULL */
+    size_t headers_len;
+    const char *body; /* NULL for none, which is not the same as an empty one */
+    size_t body_len;
+    const char *save;       /* where to write a 2xx body, or NULL for memory */
+    double timeout;         /* seconds for the whole hop, 0 = none */
+    double connect_timeout; /* seconds, 0 = none */
+    double idle_timeout;    /* seconds without a byte before the hop is given up, 0 = never */
+    size_t max_body;        /* decoded bytes, 0 = no cap */
+    size_t max_headers;     /* bytes, 0 = libcurl's own cap of 300 KB */
+};
+
+struct decode;
+struct file;
+
+struct transfer {
+    CURL *easy;    /* owned */
+    void *context; /* the client's */
+
+    /* the request */
+    struct bytes headers;       /* as given, to see that nothing changed */
+    bool for_body;              /* what of the nodes depends on there being one is there */
+    struct bytes header_text;   /* the same, cut into strings for the nodes */
+    struct curl_slist *nodes;   /* owned array, pointing into header_text */
+    struct curl_slist *resolve; /* owned, the addresses for this hop, or NULL */
+    struct bytes request_body;
+    bool plain_get; /* the easy handle is set for GET without body */
+    bool head_only; /* HEAD was asked for */
+    size_t max_body;
+    char *save; /* owned */
+
+    /* the response */
+    enum transfer_outcome outcome;
+    long version; /* CURL_HTTP_VERSION_… */
+    struct head head;
+    struct bytes body;                        /* decoded; empty when saved to a file */
+    size_t size;                              /* decoded bytes */
+    curl_off_t wire;                          /* body bytes received */
+    double dns;                               /* seconds, set by whoever looked the name up */
+    double connect, tls, first_byte, elapsed; /* seconds since the hop's start */
+    const char *reason; /* why it failed: static text or one of the two below; NULL */
+    bool temporary;     /* a lookup that may succeed later */
+
+    /* while it comes in */
+    uint64_t received; /* bytes so far, of headers and body as they came */
+    bool overrun; /* set by the client: its connection was closed as by bytes beyond the body */
+    struct decode *decode;         /* owned, NULL when there is nothing to decode */
+    struct file *file;             /* owned */
+    char message[CURL_ERROR_SIZE]; /* libcurl's */
+    char refusal[CURL_ERROR_SIZE]; /* ours, lest libcurl write over it */
+};
+
+/* Returns 0 or -ENOMEM. The transfer is owned by the caller. */
+int transfer_create(struct transfer **out, void *context);
+
+/* Sets the easy handle up for a hop. Returns 0, or a negative errno with `outcome` and `reason`
+ * saying what is wrong. */
+int transfer_prepare(struct transfer *t, const struct transfer_request *request);
+
+/* Shortens the time for the whole hop to what is left of it. Returns 0 or -EINVAL. */
+int transfer_set_timeout(struct transfer *t, double seconds);
+
+/* Names the addresses the next connection may use, "host:port:addresses" with a leading '+'.
+ * Returns 0 or -ENOMEM. */
+int transfer_set_resolve(struct transfer *t, const char *entry);
+
+/* Takes the outcome after libcurl has ended the hop with `code`, while the easy handle is still on
+ * its multi handle. */
+void transfer_finish(struct transfer *t, CURLcode code);
+
+/* Ends a hop that never reached libcurl, or was taken off it. `reason` is static text or the
+ * transfer's own `message`. */
+void transfer_fail(struct transfer *t, enum transfer_outcome outcome, const char *reason);
+
+/* Drops what the hop received and makes the transfer ready for the next. */
+void transfer_reset(struct transfer *t);
+
+/* Sets the easy handle up from scratch; what its owner has set on it is gone. 0 or -ENOMEM. */
+int transfer_renew(struct transfer *t);
+
+void transfer_destroy(struct transfer *t);
+
+#endif

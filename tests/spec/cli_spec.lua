@@ -1,0 +1,106 @@
+local cli = require "orchestrator.cli"
+
+-- Parses a command line of words.
+local function parse(line)
+  local args = {}
+  for word in line:gmatch "%S+" do args[#args + 1] = word end
+  return cli.parse(args, "1.2")
+end
+
+local function problem_of(line)
+  local opts, problem = parse(line)
+  assert.is_nil(opts)
+  assert.matches("\n\nUsage: orchestrator %[run%] SCRIPT %[key=value …%] %[options%]$", problem)
+  return problem
+end
+
+-- What a command line prints before it exits, and its status.
+local function printed(line)
+  local G = getfenv(0) -- the globals of the module; busted gives its specs a copy
+  local exit, stdout, print = G.os.exit, G.io.stdout, G.print
+  local text, status = "", nil
+  G.io.stdout = { write = function(_, ...) text = text .. table.concat { ... } end }
+  G.print = function(part) text = text .. part .. "\n" end
+  G.os.exit = function(code)
+    status = code
+    error "exit"
+  end
+  pcall(parse, line)
+  G.os.exit, G.io.stdout, G.print = exit, stdout, print
+  return text, status
+end
+
+describe("cli", function()
+  it("takes a script alone", function()
+    assert.same({
+      script = "x.lua", params = {}, log_level = "info",
+      log_format = "text",
+    }, parse "x.lua")
+  end)
+
+  it("takes every option, in any order", function()
+    local expected = {
+      script = "x.lua", params = { a = "1", b = "2=3", c = "" }, concurrency = 7, sample = 5,
+      summary = "s.json", log_level = "debug", log_format = "json", quiet = true,
+    }
+    assert.same(expected, parse("x.lua a=1 b=2=3 c= -j 7 --sample 5 --summary s.json "
+      .. "--log-level debug --log-format json -q"))
+    assert.same(expected, parse("--quiet --log-format=json -j7 --log-level=debug x.lua --sample=5 "
+      .. "a=1 --summary=s.json b=2=3 c="))
+  end)
+
+  it("takes run as a verb, also after options", function()
+    for _, line in ipairs { "run x.lua a=1 -q", "-q run x.lua a=1", "run -q x.lua a=1" } do
+      local opts = parse(line)
+      assert.same({ "x.lua", { a = "1" }, true }, { opts.script, opts.params, opts.quiet })
+    end
+    assert.equal("run.lua", parse("run run.lua").script)
+    assert.equal("run", parse("run run").script)
+  end)
+
+  it("does not change the arguments it is given", function()
+    local args = { "run", "x.lua", "a=1" }
+    cli.parse(args, "1.2")
+    assert.same({ "run", "x.lua", "a=1" }, args)
+  end)
+
+  describe("refuses", function()
+    for line, message in pairs {
+      [""] = "missing argument 'script'",
+      ["run"] = "missing argument 'script'",
+      ["-q"] = "missing argument 'script'",
+      ["x.lua --smple 2"] = "unknown option '%-%-smple'\nDid you mean '%-%-sample'%?",
+      ["x.lua -j 0"] = "'0' is not a whole number ≥ 1",
+      ["x.lua -j many"] = "'many' is not a whole number ≥ 1",
+      ["x.lua -j 1.5"] = "'1.5' is not a whole number ≥ 1",
+      ["x.lua -j 0x10"] = "'0x10' is not a whole number ≥ 1",
+      ["x.lua --sample=-1"] = "'%-1' is not a whole number ≥ 1",
+      ["x.lua --sample 0"] = "'0' is not a whole number ≥ 1",
+      ["x.lua --summary"] = "option '%-%-summary' requires an argument",
+      ["x.lua --log-level loud"] = "must be one of 'debug', 'info', 'warn', 'error'",
+      ["x.lua --log-format xml"] = "must be one of 'text', 'json'",
+      ["x.lua y.lua"] = "'y.lua' is no parameter: expected key=value",
+      ["x.lua =1"] = "'=1' is no parameter",
+      ["x.lua a=1 a=2"] = "the parameter 'a' is given twice",
+    } do
+      it(line == "" and "nothing" or line, function()
+        assert.matches(message, problem_of(line))
+      end)
+    end
+  end)
+
+  it("shows its version", function()
+    assert.same({ "orchestrator 1.2\n", 0 }, { printed "--version" })
+  end)
+
+  it("helps, also after the verb, naming options and exit codes", function()
+    for _, line in ipairs { "-h", "run -h", "x.lua --help" } do
+      local text, status = printed(line)
+      assert.equal(0, status)
+      for _, part in ipairs { "SCRIPT", "key=value", "-j N", "--sample N", "--summary FILE",
+        "--log-level", "--log-format", "-q", "--version", "130  stopped" } do
+        assert(text:find(part, 1, true), part)
+      end
+    end
+  end)
+end)

@@ -1,0 +1,149 @@
+-- A host (src/host.h) on a virtual clock: waiting takes no time, and what a transfer gives is
+-- decided by a function. The same seed gives the same run.
+
+local client = require "orchestrator.client"
+local scheduler = require "orchestrator.scheduler"
+local tasks = require "orchestrator.tasks"
+
+local fake_host = {}
+
+--- A small linear congruential generator (Numerical Recipes): function() → [0, 1).
+function fake_host.generator(seed)
+  local state = seed
+  return function()
+    state = (state * 1664525 + 1013904223) % 2 ^ 32
+    return state / 2 ^ 32
+  end
+end
+
+---@param opts table|nil {seed: integer, serve: fun(spec, n, now): table what result to give, with
+---  `after` seconds of delay (default 1/8); status 200 by default}
+function fake_host.new(opts)
+  opts = opts or {}
+  local host = {
+    time = 1000, -- monotonic seconds
+    ledger = {}, -- every start: {url, at, spec, id}, and `ended` or `cancelled` = time
+    in_flight = 0,
+    most_in_flight = 0,
+    signals = {}, -- {time, number} to deliver
+    polls = 0,
+    random = fake_host.generator(opts.seed or 1),
+  }
+  local pending = {} -- id → {id, at, result}
+  local next_id = 0
+
+  function host.now() return host.time end
+  function host.wall() return 1.7e9 + host.time end
+  function host.terminal() return nil end
+  function host.idn(name) return name == "bücher.test" and "xn--bcher-kva.test" or nil end
+
+  function host.start(spec)
+    next_id = next_id + 1
+    local entry = { url = spec.url, at = host.time, spec = spec, id = next_id }
+    host.ledger[next_id] = entry
+    local result = opts.serve and opts.serve(spec, next_id, host.time) or {}
+    if result.refuse then return nil, result.refuse, "refused" end
+    host.in_flight = host.in_flight + 1
+    host.most_in_flight = math.max(host.most_in_flight, host.in_flight)
+    local after = result.after or 0.125
+    local timed_out = spec.timeout and spec.timeout > 0 and after > spec.timeout
+    if timed_out then
+      after = spec.timeout
+      result = { error = "timeout", message = "no answer" }
+    end
+    result.elapsed = after
+    if not result.error then
+      result.status = result.status or 200
+      result.head = "HTTP/1.1 " .. result.status .. " X\r\n" .. (result.head or "") .. "\r\n"
+      result.body = result.body or ""
+      result.size, result.wire = #result.body, #result.body
+      result.version, result.framing = "1.1", "length"
+    end
+    pending[next_id] = { id = next_id, at = host.time + after, result = result }
+    return next_id
+  end
+
+  function host.cancel(id)
+    assert(pending[id], "cancel of a transfer that is not in flight")
+    pending[id] = nil
+    host.in_flight = host.in_flight - 1
+    host.ledger[id].cancelled = host.time
+  end
+
+  local function earliest()
+    local first
+    for _, entry in pairs(pending) do
+      if not first or entry.at < first.at or (entry.at == first.at and entry.id < first.id) then
+        first = entry
+      end
+    end
+    return first
+  end
+
+  function host.poll(timeout, deliver)
+    host.polls = host.polls + 1
+    local signal = host.signals[1]
+    local first = earliest()
+    local until_time = timeout and host.time + timeout or math.huge
+    if signal and signal[1] <= until_time and (not first or signal[1] <= first.at) then
+      table.remove(host.signals, 1)
+      host.time = math.max(host.time, signal[1])
+      return signal[2]
+    end
+    if first and first.at <= until_time then
+      host.time = math.max(host.time, first.at)
+      repeat
+        pending[first.id] = nil
+        host.in_flight = host.in_flight - 1
+        host.ledger[first.id].ended = host.time
+        deliver(first.id, first.result)
+        first = earliest()
+      until not first or first.at > host.time
+      return nil
+    end
+    assert(timeout, "the scheduler would wait for ever")
+    host.time = until_time
+  end
+
+  return host
+end
+
+--- A program on a fake host: {host, sched, orc (the functions of tasks.lua), env, client(opts),
+--- at() → seconds since the start, run(fn)}.
+---@param opts table|nil as `new`
+function fake_host.world(opts)
+  local host = fake_host.new(opts)
+  local sched = scheduler.new(host)
+  local w = { host = host, sched = sched, orc = tasks.new(sched), clients = {} }
+  w.env = { sched = sched, host = host, limiters = {}, version = "1.2" }
+
+  function w.client(given)
+    local made = client.new(w.env, given)
+    w.clients[#w.clients + 1] = made
+    return made
+  end
+
+  function w.at() return host.time - 1000 end
+
+  --- Runs `fn` as the main task, sees to it that nothing is left over, and returns what it
+  --- returned. Raises what it raised.
+  function w.run(fn, ...)
+    local root = sched:run(fn, ...)
+    local err = root.err
+    if not root.ok and err.traceback then error(err.message .. "\n" .. err.traceback, 0) end
+    assert(sched.live == 0 and sched.outstanding == 0 and host.in_flight == 0, "tasks are left")
+    assert(next(sched.transfers) == nil, "transfers are left")
+    for _, one in ipairs(w.clients) do
+      local state = one.pool:state()
+      assert(state.active == 0 and state.waiting == 0, "slots are left")
+      assert(next(one.pool.hosts) == nil and next(one.pool.queue.lanes) == nil, "hosts are left")
+    end
+    if not root.ok then return nil, err end
+    local results = root.results or { n = 0 }
+    return unpack(results, 1, results.n)
+  end
+
+  return w
+end
+
+return fake_host

@@ -1,0 +1,255 @@
+local errors = require "orchestrator.errors"
+local json = require "orchestrator.json"
+local secret = require "orchestrator.secret"
+local summary = require "orchestrator.summary"
+
+local function new()
+  return summary.new { pipeline = "hourly", run_id = "r1", started_at = 1700000000.9 }
+end
+
+-- One request of so many attempts, the last of which ended as said.
+local function request(s, fields)
+  local attempts = fields.attempts or 1
+  local origin = fields.origin or "http://a:80"
+  local url = origin .. (fields.target or "/x")
+  local status = fields.status or (not fields.kind and 200 or nil)
+  for i = 1, attempts do
+    local last = i == attempts
+    local attempt = { url = url, origin = origin, elapsed = fields.elapsed or 0.1, attempt = i,
+      size = 20, wire = 10, retried = not last }
+    if last then attempt.status, attempt.kind = status, fields.kind else attempt.status = 503 end
+    s:attempt(attempt)
+  end
+  s:request { url = url, origin = origin, ok = not fields.kind, attempts = attempts,
+    elapsed = fields.elapsed or 0.1, from_cache = fields.from_cache or false,
+    kind = fields.kind, status = status }
+end
+
+local function run(fields)
+  local out = { elapsed = 1.52, verdicts = {}, interrupted = false, begun = 9, outputs = {} }
+  for k, v in pairs(fields or {}) do out[k] = v end
+  return out
+end
+
+describe("summary", function()
+  it("makes the table of the contract", function()
+    local s = new()
+    request(s, { elapsed = 0.2 })
+    request(s, { elapsed = 1.5, attempts = 3, target = "/slow" })
+    request(s, { kind = "timeout", origin = "http://b:80", elapsed = 0.3 })
+    request(s, { from_cache = true })
+    s:item(10, 4, 6)
+    s:item(1, 0, 1)
+    s:item_failed(errors.new("timeout", "no answer", { url = "http://b/x" }), "item 3")
+    s.records.dead = 1
+    local verdicts = {
+      { metric = "records", text = "count>0", value = 7, ok = true },
+      { metric = "records", text = "count>9", value = 7, ok = false },
+      { metric = "http_req_duration", text = "max<1", value = nil, ok = true },
+    }
+    local t = s:table(run { verdicts = verdicts })
+    assert.is_near(1500, t.latency_ms.max, 0)
+    assert.is_near(300, t.latency_ms.p50, 3)
+    t.latency_ms = nil
+    local a = t.hosts["http://a:80"]
+    assert.is_near(1500, a.latency_ms.p95, 15)
+    a.latency_ms = nil
+    t.hosts["http://b:80"].latency_ms = nil
+    assert.same({
+      pipeline = "hourly", run_id = "r1", started_at = "2023-11-14T22:13:20Z", elapsed_s = 1.52,
+      requests = { total = 4, ok = 3, failed = 1, retried = 1, from_cache = 1 }, attempts = 6,
+      records = { ["in"] = 11, out = 7, filtered = 4, dead = 1 }, bytes = 60,
+      statuses = { ["200"] = 3, ["503"] = 2 }, errors = { timeout = 1 },
+      hosts = {
+        ["http://a:80"] = { requests = 3, failed = 0, attempts = 5, bytes = 50 },
+        ["http://b:80"] = { requests = 1, failed = 1, attempts = 1, bytes = 10 },
+      },
+      slowest = {
+        { url = "http://a:80/slow", elapsed_ms = 1500, attempts = 3, status = 200 },
+        { url = "http://b:80/x", elapsed_ms = 300, attempts = 1, error = "timeout" },
+        { url = "http://a:80/x", elapsed_ms = 200, attempts = 1, status = 200 },
+        { url = "http://a:80/x", elapsed_ms = 100, attempts = 1, status = 200 },
+      },
+      thresholds = {
+        records = {
+          ["count>0"] = { ok = true, value = 7 }, ["count>9"] = { ok = false, value = 7 },
+        },
+        http_req_duration = { ["max<1"] = { ok = true, value = json.null } },
+      },
+    }, t)
+  end)
+
+  it("has the same members when nothing happened", function()
+    local text = json.encode(new():table(run { elapsed = 0 }))
+    assert.equal('{"attempts":0,"bytes":0,"elapsed_s":0,"errors":{},"hosts":{},"latency_ms":'
+      .. '{"max":null,"p50":null,"p90":null,"p95":null,"p99":null},"pipeline":"hourly","records":'
+      .. '{"dead":0,"filtered":0,"in":0,"out":0},"requests":{"failed":0,"from_cache":0,"ok":0,'
+      .. '"retried":0,"total":0},"run_id":"r1","slowest":[],"started_at":"2023-11-14T22:13:20Z",'
+      .. '"statuses":{},"thresholds":{}}', text)
+    assert.is_true(new():table(run { interrupted = true }).interrupted)
+    local failure = errors.new("script", "x.lua:3: a bug\n\27")
+    assert.equal("script: x.lua:3: a bug\\n\\x1b", new():table(run { failure = failure }).failure)
+  end)
+
+  it("takes the same memory however many hosts there are", function()
+    local s = new()
+    for i = 1, 500 do
+      request(s, { origin = "http://h" .. i .. ":80", elapsed = i / 1000, kind = "connect" })
+      s:item_failed(errors.new("connect", "refused", { url = "http://h" .. i .. ":80/x" }),
+        "item " .. i)
+    end
+    local t = s:table(run())
+    local count = 0
+    for _ in pairs(t.hosts) do count = count + 1 end
+    assert.equal(101, count)
+    assert.equal(400, t.hosts.other.requests)
+    assert.equal(10, #t.slowest)
+    assert.equal("http://h500:80/x", t.slowest[1].url)
+    assert.equal("http://h491:80/x", t.slowest[10].url)
+    assert.equal(500, t.errors.connect)
+    local text = s:text(run())
+    assert.matches("failed +1 connect at http://h1:80: refused %(item 1 /x%)\n", text)
+    assert.matches("\n +495 more, of 95 other kinds\n", text)
+  end)
+
+  it("gives thresholds their metrics", function()
+    local s = new()
+    request(s, {})
+    request(s, { kind = "http", status = 404 })
+    s:item(5, 2, 3)
+    s:item_failed(errors.new("http", "x"), "item 2")
+    s.records.dead = 1
+    local m = s:metrics(2)
+    assert.same({ count = 2, rate = 1 }, m.http_reqs)
+    assert.same({ count = 1, rate = 0.5 }, m.http_req_failed)
+    assert.same({ count = 2, rate = 1 }, m.iterations)
+    assert.same({ count = 3, rate = 1.5 }, m.records)
+    assert.same({ count = 2, rate = 1 }, m.records_filtered)
+    assert.same({ count = 1, rate = 0.5 }, m.dead_letters)
+    assert.equal(2, m.http_req_duration.count)
+    assert.same({ count = 0, rate = 0 }, new():metrics(0).records)
+    assert.equal(0, new():metrics(0).http_req_failed.rate)
+  end)
+
+  it("is read in five seconds", function()
+    local s = new()
+    for i = 1, 48 do request(s, { elapsed = i / 100 }) end
+    request(s, { elapsed = 1.5, attempts = 3, target = "/api/17" })
+    request(s, { elapsed = 0.3, attempts = 5, kind = "timeout", target = "/api/23" })
+    for _ = 1, 49 do s:item(25, 7, 18) end
+    s:item_failed(errors.new("timeout", "no answer within 0.3s",
+      { url = "http://a:80/api/23", attempts = 5 }), "item 23")
+    s.records.dead = 1
+    assert.equal([[
+hourly: fetched 49 of 50 in 1.52 s, 1.01 times its slowest request
+  records   1,225 in, 343 filtered out, 882 out
+  output    882 records to out/hourly.jsonl
+  requests  50, 6 retries, 560 B received
+  slowest   1.50 s http://a:80/api/17 (3 attempts)
+  failed    1 timeout at http://a:80: no answer within 0.3s (item 23 /api/23)
+  dead      1 item kept in out/hourly.dead.jsonl
+]], s:text(run { outputs = { "882 records to out/hourly.jsonl" },
+      dead = "out/hourly.dead.jsonl" }))
+  end)
+
+  it("groups failures, the most frequent first", function()
+    local s = new()
+    local function fail(kind, status, url, where)
+      s:item_failed(errors.new(kind, kind .. " it is", { status = status, url = url }), where)
+    end
+    fail("http", 404, "http://a/1", "item 1")
+    for i = 2, 6 do fail("http", 500, "http://a/" .. i, "item " .. i) end
+    fail("invalid", nil, nil, "urls.txt:7")
+    fail("http", 404, "http://b/8", "item 8")
+    assert.matches([[
+  failed    5 http 500 at http://a: http it is %(item 2 /2, item 3 /3, item 4 /4, ...%)
+            1 http 404 at http://a: http it is %(item 1 /1%)
+            1 invalid: invalid it is %(urls.txt:7%)
+            1 http 404 at http://b: http it is %(item 8 /8%)
+]], s:text(run()))
+  end)
+
+  it("tells failures apart by their message, but not without end", function()
+    local s = new()
+    local function fail(message, where)
+      s:item_failed(errors.new("validation", message), where)
+    end
+    for i = 1, 3 do fail("no price", "item " .. i) end
+    for i = 4, 5 do fail("no id", "item " .. i) end
+    assert.matches([[
+  failed    3 validation: no price %(item 1, item 2, item 3%)
+            2 validation: no id %(item 4, item 5%)
+$]], s:text(run()))
+    for i = 6, 9 do fail("bad number " .. i, "item " .. i) end
+    fail("no price", "item 10")
+    assert.matches([[
+  failed    4 validation: no price %(item 1, item 2, item 3, %.%.%.%)
+            4 validation: bad number 6, and others %(item 6, item 7, item 8, %.%.%.%)
+            2 validation: no id %(item 4, item 5%)
+$]], s:text(run()))
+  end)
+
+  it("says how a run ended early", function()
+    local s = new()
+    s:item(1, 0, 1)
+    assert.matches("^hourly: interrupted after 1.52 s, fetched 1 of 9 begun\n",
+      s:text(run { interrupted = true }))
+
+    local bug = errors.new("script", "x.lua:3: a bug\27")
+    assert.matches("^hourly: failed after 1.52 s, fetched 1 of 9 begun\n"
+      .. "  error     script: x.lua:3: a bug\\x1b\n  records ", s:text(run { failure = bug }))
+
+    local full = errors.new("invalid", "cannot write x: No space left on device")
+    assert.matches("  error     cannot write x: No space left on device\n",
+      s:text(run { failure = full }))
+
+    assert.matches("  missed    threshold records count>9: it is 7\n",
+      s:text(run { verdicts = {
+        { metric = "records", text = "count>9", value = 7, ok = false },
+        { metric = "records", text = "count>0", value = 7, ok = true },
+      } }))
+    assert.not_matches("count>0", s:text(run()))
+  end)
+
+  it("fits its figures to their size", function()
+    local s = new()
+    request(s, { elapsed = 0.004 })
+    request(s, { elapsed = 0.004 })
+    s.bytes = 12345678
+    for _ = 1, 1000 do s:item(1, 0, 1) end
+    local text = s:text(run { elapsed = 100 })
+    assert.matches("fetched 1,000 of 1,000 in 1 min 40 s, 10/s\n", text)
+    assert.matches("12.3 MB received", text)
+    assert.matches("slowest   4 ms ", text)
+    assert.matches("in 2 h 03 min", s:text(run { elapsed = 7380 }))
+    assert.equal("1,234,567", summary.grouped(1234567))
+    assert.equal("123", summary.grouped(123))
+    s.requests.from_cache = 2
+    assert.matches("requests  2, 2 from the cache, 12.3 MB", s:text(run()))
+  end)
+
+  it("shows neither secrets nor what a terminal would obey", function()
+    secret.value "summ4ry-s3cret"
+    local s = new()
+    request(s, { target = "/\27[2J?key=summ4ry-s3cret", origin = "http://u:p4ss@a:80" })
+    s:item_failed(errors.new("http", "\27]0;x\7 summ4ry-s3cret",
+      { url = "http://u:p4ss@a:80/\r?key=summ4ry-s3cret" }), "item 1")
+    s:item_failed(errors.new("http", ("ä"):rep(200)), "item 2")
+    local text = s:text(run { failure = errors.new("script", "\27 summ4ry-s3cret") })
+    local whole = text
+      .. json.encode(s:table(run { failure = errors.new("invalid", "\27 summ4ry-s3cret") }))
+    assert.not_matches("s3cret", whole)
+    assert.not_matches("p4ss", whole)
+    assert.not_matches("[%z\1-\9\11-\31\127]", whole)
+    assert.matches("ä%.%.%.", text)
+  end)
+
+  it("has colours if they are wanted", function()
+    local s = new()
+    s:item(1, 0, 1)
+    assert.matches("^\27%[1mhourly:\27%[0m \27%[32mfetched 1 of 1", s:text(run { colour = true }))
+    s:item_failed(errors.new("http", "x"), "item 2")
+    assert.matches("\27%[33mfetched 1 of 2", s:text(run { colour = true }))
+    assert.not_matches("\27", s:text(run()))
+  end)
+end)

@@ -1,0 +1,158 @@
+#include "head.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+/* Feeds lines separated by '\n' as "line\r\n". Returns what the last one gave, or the first error.
+ */
+static int feed(struct head *h, const char *lines, bool bodiless, const char **why)
+{
+    int rc = 0;
+    while (*lines && rc >= 0) {
+        char line[512];
+        size_t n = strcspn(lines, "\n");
+        memcpy(line, lines, n);
+        memcpy(line + n, "\r\n", 2);
+        rc = head_take(h, line, n + 2, bodiless, why);
+        lines += n + (lines[n] == '\n');
+    }
+    return rc;
+}
+
+static int judge(struct head *h, const char *lines)
+{
+    const char *why = "";
+    head_init(h);
+    int rc = feed(h, lines, false, &why);
+    if (rc < 0)
+        assert_string_not_equal(why, "");
+    return rc;
+}
+
+static void expect(const char *lines, int rc, enum head_framing framing, int64_t length)
+{
+    struct head h;
+    assert_int_equal(judge(&h, lines), rc);
+    if (rc == 1) {
+        assert_int_equal(h.framing, framing);
+        assert_int_equal(h.length, length);
+    }
+    head_deinit(&h);
+}
+
+static void framing_is_told(void **state)
+{
+    (void)state;
+    expect("HTTP/1.1 200 OK\nContent-Length: 12\n\n", 1, HEAD_LENGTH, 12);
+    expect("HTTP/1.1 200 OK\nCONTENT-LENGTH:12\n\n", 1, HEAD_LENGTH, 12);
+    expect("HTTP/1.1 200 OK\nTransfer-Encoding: Chunked\n\n", 1, HEAD_CHUNKED, 0);
+    expect("HTTP/1.1 200 OK\nX: y\n\n", 1, HEAD_CLOSE, 0);
+    expect("HTTP/2 200 \ncontent-length: 3\n\n", 1, HEAD_H2, 3);
+    expect("HTTP/1.1 204 No Content\n\n", 1, HEAD_NONE, 0);
+    expect("HTTP/1.1 304 Not Modified\nContent-Length: 99\n\n", 1, HEAD_NONE, 99);
+}
+
+static void ambiguous_framing_is_refused(void **state)
+{
+    static const char *const bad[] = {
+        "Content-Length: 1\nContent-Length: 2",
+        "Content-Length: 1, 2",
+        "Content-Length: -1",
+        "Content-Length: +1",
+        "Content-Length: 1x",
+        "Content-Length: ",
+        "Content-Length: 99999999999999999999",
+        "Content-Length: 5\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\nContent-Length: 5",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked\nTransfer-Encoding: chunked",
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char lines[256] = "HTTP/1.1 200 OK\n";
+        strcat(lines, bad[i]);
+        strcat(lines, "\n\n");
+        expect(lines, -EPROTO, HEAD_NONE, 0);
+    }
+    expect("HTTP/1.1 200 OK\nContent-Length: 7\nContent-Length: 7\n\n", 1, HEAD_LENGTH, 7);
+    expect("HTTP/1.1 200 OK\nContent-Length: 7 , 7\n\n", 1, HEAD_LENGTH, 7);
+}
+
+static void an_interim_response_gives_way(void **state)
+{
+    struct head h;
+    (void)state;
+    assert_int_equal(judge(&h, "HTTP/1.1 103 Early Hints\nContent-Length: 1\nLink: x\n\n"), 0);
+    assert_false(h.done);
+    const char *why = "";
+    assert_int_equal(feed(&h, "HTTP/1.1 200 OK\nContent-Length: 2\n\n", false, &why), 1);
+    assert_int_equal(h.status, 200);
+    assert_int_equal(h.length, 2);
+    assert_null(memmem(h.text.data, h.text.len, "Link", 4));
+    head_deinit(&h);
+}
+
+static void trailers_change_nothing(void **state)
+{
+    struct head h;
+    (void)state;
+    assert_int_equal(judge(&h, "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n"), 1);
+    size_t len = h.text.len;
+    const char *why = "";
+    assert_int_equal(feed(&h, "Content-Length: 5\nContent-Encoding: gzip\n", false, &why), 0);
+    assert_int_equal(h.text.len, len);
+    assert_false(h.has_length);
+    assert_int_equal(h.coding.len, 0);
+    head_deinit(&h);
+}
+
+static void codings_and_close_are_noted(void **state)
+{
+    struct head h;
+    (void)state;
+    assert_int_equal(judge(&h, "HTTP/1.1 200 OK\nContent-Encoding: gzip\nContent-Encoding: br\n"
+                               "Connection: keep-alive, Close\n\n"),
+                     1);
+    assert_string_equal(h.coding.data, "gzip,br");
+    assert_true(h.closes);
+    head_deinit(&h);
+    assert_int_equal(judge(&h, "HTTP/1.1 200 OK\nConnection: closed\n\n"), 1);
+    assert_false(h.closes);
+    head_deinit(&h);
+    assert_int_equal(judge(&h, "HTTP/1.0 200 OK\n\n"), 1);
+    assert_true(h.closes);
+    head_deinit(&h);
+}
+
+static void a_head_has_a_cap_and_can_be_used_again(void **state)
+{
+    struct head h;
+    const char *why = "";
+    (void)state;
+    head_init(&h);
+    head_reset(&h, 40);
+    assert_int_equal(feed(&h, "HTTP/1.1 200 OK\nX: 0123456789012345678901234567890\n", false, &why),
+                     -E2BIG);
+    head_reset(&h, 40);
+    assert_int_equal(feed(&h, "HTTP/1.1 200 OK\nA: b\n\n", true, &why), 1);
+    assert_int_equal(h.framing, HEAD_NONE);
+    head_deinit(&h);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(framing_is_told),
+        cmocka_unit_test(ambiguous_framing_is_refused),
+        cmocka_unit_test(an_interim_response_gives_way),
+        cmocka_unit_test(trailers_change_nothing),
+        cmocka_unit_test(codings_and_close_are_noted),
+        cmocka_unit_test(a_head_has_a_cap_and_can_be_used_again),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
