@@ -4,8 +4,8 @@
 # fail. Standard input is left alone: it belongs to the script that is about to run.
 
 packages='gcc libc6-dev cmake ninja-build pkgconf luajit libluajit-5.1-dev libcurl4-openssl-dev
-    libuv1-dev lua-cjson-dev lua-argparse zlib1g-dev libbrotli-dev libzstd-dev libmicrohttpd-dev
-    ca-certificates'
+    libssl-dev libuv1-dev lua-cjson-dev lua-argparse zlib1g-dev libbrotli-dev libzstd-dev
+    libmicrohttpd-dev ca-certificates'
 
 root=$(unset CDPATH && cd "$root/" && pwd) || exit
 
@@ -45,9 +45,10 @@ install() {
         fi
     fi
     say "installing, this once:$missing"
+    # Offline, so that no package starts a service, which the servers among the tests' would.
     # shellcheck disable=SC2086 # lists of words
     checked $as_root apt-get update &&
-        checked $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y \
+        checked $as_root env DEBIAN_FRONTEND=noninteractive SYSTEMD_OFFLINE=1 apt-get install -y \
             --no-install-recommends -o DPkg::Lock::Timeout=300 $missing
 }
 

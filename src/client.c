@@ -1,409 +1,72 @@
 #include "client.h"
 
-#include "lane.h"
-#include "origin.h"
-#include "resolve.h"
+#include "hop.h"
+#include "memory.h"
 
 #include <errno.h>
 #include <locale.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
 
 enum {
     INDEX_BITS = 24, /* of an id; the rest is the slot's generation */
-    LOOKS = 4,       /* at an idle hop before it is given up */
     BATCH = 32,      /* ended hops that are handed on during the loop's turn */
 };
-
-/* One hop, in the slot its id names. */
-struct hop {
-    struct client *client;     /* borrowed, outlives the hop */
-    struct transfer *transfer; /* owned */
-    uint64_t id;
-    uint32_t index;
-    uint32_t generation; /* goes up with every use of the slot */
-    enum { FREE, STARTING, RESOLVING, HELD, FLYING, ENDED } state;
-    struct origin *origin; /* borrowed; NULL when free or ended */
-    struct route *route;   /* borrowed; NULL before it has one */
-    unsigned long names;   /* the generation of the addresses it carries, 0 for none */
-    uint64_t began;        /* uv_hrtime when the lookup started */
-    double timeout;        /* seconds for the hop, lookup included; 0 = none */
-    double idle;           /* seconds without a byte before it is given up; 0 = never */
-    uint64_t received;     /* transfer->received when last looked at */
-    unsigned quiet;        /* looks since it changed */
-    bool repeatable;       /* sending it twice does no more than sending it once */
-    unsigned sent;         /* how often a connection was found for it */
-    struct resolve_waiter waiter;
-    uv_timer_t *timer;     /* for the lookup only; freed in close_cb */
-    TAILQ_ENTRY(hop) link; /* held, ended or free, by state */
-};
-
-TAILQ_HEAD(hop_list, hop);
 
 struct client {
     uv_loop_t *loop; /* borrowed until client_destroy */
     void (*on_ended)(void *ctx);
     void *ctx;               /* on_ended's */
     struct resolve *resolve; /* owned */
-    struct lanes lanes;
-    struct origins origins;
-    struct hop **hops; /* owned array of owned hops, by index */
+    struct watches watches;
+    struct profile **profiles; /* owned array of owned profiles; the default one first */
+    int profile_count;
+    CURLSH **jars; /* owned array of owned jars, by number - 1 */
+    int jar_count;
+    struct hop **table; /* owned array of owned hops, by index */
     size_t hop_count, hop_cap;
-    struct hop_list free_hops;
-    struct hop_list ended;
-    unsigned ended_count;
-    struct hop_list connected; /* probes that have connected; see on_prereq */
+    struct hops hops;
 };
 
 /* Hops ---------------------------------------------------------------------------------------- */
 
-static void hop_end(struct hop *h);
-
 static struct hop *hop_of(struct client *c, uint64_t id)
 {
     size_t index = id & ((1u << INDEX_BITS) - 1);
-    struct hop *h = index < c->hop_count ? c->hops[index] : NULL;
-    return h && h->state != FREE && h->id == id ? h : NULL;
+    struct hop *h = index < c->hop_count ? c->table[index] : NULL;
+    return h && h->state != HOP_FREE && h->id == id ? h : NULL;
 }
 
-static int take_prereq(struct hop *h)
+/* A hop whose handle is set up for the profile, its index being its place in the table. */
+static struct hop *hop_get(struct client *c, struct profile *p)
 {
-    struct route *r = h->route;
-    if (h->names)
-        r->generation = h->names; /* libcurl has taken them in */
-    h->transfer->overrun = false; /* what came of a first try on a dead connection */
-    if (r->probe == h) {
-        r->probe = NULL;
-        TAILQ_INSERT_TAIL(&h->client->connected, h, link);
-    }
-    /* libcurl tries again by itself when a connection that it uses again breaks, even if the server
-     * has had the request. */
-    if (h->sent++ == 0)
-        lane_connected(r->lane);
-    else if (!h->repeatable) {
-        transfer_fail(h->transfer, TRANSFER_NETWORK,
-                      "the connection was closed before an answer came");
-        return CURL_PREREQFUNC_ABORT;
-    }
-    return CURL_PREREQFUNC_OK;
-}
-
-/* The connection stands, and libcurl will let others join it if it speaks HTTP/2. Nothing may be
- * started from inside libcurl, so those who are held go when it has returned. */
-static int on_prereq(void *ctx, char *remote_ip, char *local_ip, int remote_port, int local_port)
-{
-    struct transfer *t = ctx;
-    (void)remote_ip;
-    (void)local_ip;
-    (void)remote_port;
-    (void)local_port;
-    return take_prereq(t->context);
-}
-
-static int set_callbacks(struct hop *h)
-{
-    CURL *easy = h->transfer->easy;
-    if (curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_prereq) ||
-        curl_easy_setopt(easy, CURLOPT_PREREQDATA, h->transfer))
-        return -ENOMEM;
-    return lanes_adopt(&h->client->lanes, easy);
-}
-
-static struct hop *hop_get(struct client *c)
-{
-    struct hop *h = TAILQ_FIRST(&c->free_hops);
+    struct hop *h = TAILQ_FIRST(&p->free_hops);
     if (h) {
-        TAILQ_REMOVE(&c->free_hops, h, link);
+        TAILQ_REMOVE(&p->free_hops, h, link);
         return h;
     }
     if (c->hop_count == c->hop_cap) {
         size_t cap = c->hop_cap ? c->hop_cap * 2 : 64;
-        struct hop **hops = realloc(c->hops, cap * sizeof(struct hop *));
-        if (!hops)
+        struct hop **table = realloc(c->table, cap * sizeof(struct hop *));
+        if (!table)
             return NULL;
-        c->hops = hops;
+        c->table = table;
         c->hop_cap = cap;
     }
-    h = calloc(1, sizeof *h);
-    if (!h)
+    if (hop_create(&h, &c->hops, p))
         return NULL;
-    if (transfer_create(&h->transfer, h)) {
-        free(h);
-        return NULL;
-    }
-    h->client = c;
     h->index = (uint32_t)c->hop_count;
-    if (set_callbacks(h)) {
-        transfer_destroy(h->transfer);
-        free(h);
-        return NULL;
-    }
-    c->hops[c->hop_count++] = h;
+    c->table[c->hop_count++] = h;
     return h;
-}
-
-static void hop_fail(struct hop *h, enum transfer_outcome outcome, const char *reason)
-{
-    transfer_fail(h->transfer, outcome, reason);
-    hop_end(h);
-}
-
-static void free_timer(uv_handle_t *handle)
-{
-    free(handle);
-}
-
-static void hop_stop_timer(struct hop *h)
-{
-    if (!h->timer)
-        return;
-    uv_close((uv_handle_t *)h->timer, free_timer);
-    h->timer = NULL;
-}
-
-/* Calls `fire` after `ms`, then every `repeat` ms. Returns 0 or -ENOMEM. */
-static int hop_start_timer(struct hop *h, uv_timer_cb fire, double ms, double repeat)
-{
-    hop_stop_timer(h);
-    h->timer = malloc(sizeof *h->timer);
-    if (!h->timer || uv_timer_init(h->client->loop, h->timer)) {
-        free(h->timer);
-        h->timer = NULL;
-        return -ENOMEM;
-    }
-    h->timer->data = h;
-    return uv_timer_start(h->timer, fire, (uint64_t)ms + 1, (uint64_t)repeat);
-}
-
-static void on_idle_look(uv_timer_t *timer)
-{
-    struct hop *h = timer->data;
-    struct lane *lane = h->route->lane;
-
-    if (h->transfer->received != h->received) {
-        h->received = h->transfer->received;
-        h->quiet = 0;
-    }
-    if (++h->quiet < LOOKS)
-        return;
-    lane_stop(lane, h->transfer->easy);
-    hop_fail(h, TRANSFER_TIMEOUT, "no byte came within the idle timeout");
-    lane_drain(lane);
-    uv_stop(timer->loop); /* as in lane.c: timers run before the loop waits */
-}
-
-/* Hands the hop to libcurl. */
-static void hop_fly(struct hop *h)
-{
-    h->state = FLYING;
-    if (lane_start(h->route->lane, h->transfer->easy)) {
-        h->state = STARTING; /* libcurl does not have it */
-        hop_fail(h, TRANSFER_NETWORK, "out of memory");
-        return;
-    }
-    h->received = 0;
-    h->quiet = 0;
-    double look = h->idle * 1e3 / LOOKS;
-    if (h->idle > 0 && hop_start_timer(h, on_idle_look, look, look + 1)) {
-        lane_stop(h->route->lane, h->transfer->easy);
-        hop_fail(h, TRANSFER_NETWORK, "out of memory");
-    }
-}
-
-/* The name is known; finds a lane. */
-static void hop_route(struct hop *h, const struct resolve_answer *answer)
-{
-    struct origin *o = h->origin;
-    struct route *r = route_pick(o, &h->client->lanes);
-
-    h->state = STARTING;
-    if (!r) {
-        hop_fail(h, TRANSFER_NETWORK, "out of memory");
-        return;
-    }
-    h->route = r;
-    route_enter(r);
-    if (answer && answer->generation != r->generation) {
-        char port[16];
-        struct bytes entry;
-        bytes_init(&entry, 0);
-        snprintf(port, sizeof port, ":%d:", o->port);
-        int rc = bytes_append(&entry, "+", 1);
-        if (!rc)
-            rc = bytes_append(&entry, o->host, strlen(o->host));
-        if (!rc)
-            rc = bytes_append(&entry, port, strlen(port));
-        if (!rc)
-            rc = bytes_append(&entry, answer->addresses, strlen(answer->addresses) + 1);
-        if (!rc)
-            rc = transfer_set_resolve(h->transfer, entry.data);
-        bytes_deinit(&entry);
-        if (rc) {
-            hop_fail(h, TRANSFER_NETWORK, "out of memory");
-            return;
-        }
-        h->names = answer->generation;
-    }
-    if (r->probe) {
-        h->state = HELD;
-        TAILQ_INSERT_TAIL(&r->held, h, link);
-        return;
-    }
-    if (o->protocol == ORIGIN_UNKNOWN || (o->protocol == ORIGIN_HTTP2 && r->active == 1))
-        r->probe = h;
-    hop_fly(h);
-}
-
-/* The probe has connected, or failed: those who waited for it go. */
-static void route_release(struct route *r)
-{
-    struct hop *h;
-    while ((h = TAILQ_FIRST(&r->held))) {
-        TAILQ_REMOVE(&r->held, h, link);
-        hop_fly(h);
-    }
-}
-
-static void on_lookup_timeout(uv_timer_t *timer)
-{
-    struct hop *h = timer->data;
-    resolve_forget(&h->waiter);
-    hop_fail(h, TRANSFER_TIMEOUT, "the name lookup took too long");
-    uv_stop(timer->loop); /* as in lane.c: timers run before the loop waits */
-}
-
-static const char *lookup_problem(int error)
-{
-    switch (error) {
-    case UV_EAI_NONAME:
-    case UV_EAI_NODATA:
-        return "no such host";
-    case UV_EAI_AGAIN:
-        return "the name server gave no answer";
-    default:
-        return uv_strerror(error);
-    }
-}
-
-static void on_looked_up(struct resolve_waiter *w, const struct resolve_answer *answer)
-{
-    struct hop *h = (struct hop *)((char *)w - offsetof(struct hop, waiter));
-    struct transfer *t = h->transfer;
-
-    hop_stop_timer(h);
-    t->dns = (double)(uv_hrtime() - h->began) * 1e-9;
-    if (answer->error) {
-        t->temporary = answer->error == UV_EAI_AGAIN || answer->error == UV_EAI_MEMORY;
-        snprintf(t->message, sizeof t->message, "%.150s: %s", h->origin->host,
-                 lookup_problem(answer->error));
-        hop_fail(h, TRANSFER_DNS, t->message);
-        return;
-    }
-    if (h->timeout > 0) {
-        double left = h->timeout - t->dns;
-        if (left <= 0 || transfer_set_timeout(t, left)) {
-            hop_fail(h, TRANSFER_TIMEOUT, "the name lookup took too long");
-            return;
-        }
-    }
-    hop_route(h, answer);
-}
-
-static void hop_resolve(struct hop *h, double connect_timeout)
-{
-    struct client *c = h->client;
-    struct resolve_answer answer;
-
-    h->began = uv_hrtime();
-    h->state = RESOLVING;
-    h->waiter.done = on_looked_up;
-    int rc = resolve_lookup(c->resolve, h->origin->host, &h->waiter, &answer);
-    if (rc == 0) {
-        hop_route(h, &answer);
-        return;
-    }
-    if (rc < 0) {
-        hop_fail(h, TRANSFER_NETWORK, "out of memory");
-        return;
-    }
-    double limit = connect_timeout > 0 && (h->timeout <= 0 || connect_timeout < h->timeout)
-                       ? connect_timeout
-                       : h->timeout;
-    if (h->state != RESOLVING || limit <= 0)
-        return;
-    if (hop_start_timer(h, on_lookup_timeout, limit * 1e3, 0)) {
-        resolve_forget(&h->waiter);
-        hop_fail(h, TRANSFER_NETWORK, "out of memory");
-    }
-}
-
-/* Takes the hop out of wherever it is, except off its multi handle. */
-static void hop_detach(struct hop *h)
-{
-    struct client *c = h->client;
-    struct route *r = h->route;
-
-    if (h->state == RESOLVING)
-        resolve_forget(&h->waiter);
-    hop_stop_timer(h);
-    if (h->state == HELD)
-        TAILQ_REMOVE(&r->held, h, link);
-    if (h->state == FLYING && h->sent == 0)
-        lane_connected(r->lane);
-    if (r) {
-        bool probed = r->probe == h;
-        if (probed)
-            r->probe = NULL;
-        route_leave(r);
-        h->route = NULL;
-        if (probed)
-            route_release(r); /* it never connected; that must not hold up the others again */
-    }
-    if (h->origin) {
-        origin_leave(&c->origins, h->origin);
-        h->origin = NULL;
-    }
-}
-
-static void hop_end(struct hop *h)
-{
-    hop_detach(h);
-    h->state = ENDED;
-    TAILQ_INSERT_TAIL(&h->client->ended, h, link);
-    h->client->ended_count++;
-}
-
-static void hop_finish(struct hop *h, CURLcode code)
-{
-    struct transfer *t = h->transfer;
-    struct lane *lane = h->route->lane;
-
-    transfer_finish(t, code);
-    lane_stop(lane, t->easy);
-    if (t->version == CURL_HTTP_VERSION_2_0)
-        h->origin->protocol = ORIGIN_HTTP2;
-    else if (t->head.status && h->origin->protocol != ORIGIN_HTTP2)
-        h->origin->protocol = ORIGIN_HTTP1;
-    hop_end(h);
 }
 
 /* Work ---------------------------------------------------------------------------------------- */
 
-static void release_connected(struct client *c)
-{
-    struct hop *h;
-    while ((h = TAILQ_FIRST(&c->connected))) {
-        TAILQ_REMOVE(&c->connected, h, link);
-        route_release(h->route);
-    }
-}
-
 static void on_done(void *ctx, CURL *easy, CURLcode code)
 {
     struct transfer *t = NULL;
-    release_connected(ctx);
+    hops_release_connected(&((struct client *)ctx)->hops);
     if (curl_easy_getinfo(easy, CURLINFO_PRIVATE, &t) == CURLE_OK && t)
         hop_finish(t->context, code);
 }
@@ -419,19 +82,94 @@ static void on_overrun(void *ctx, CURL *easy)
 static void on_turn(void *ctx)
 {
     struct client *c = ctx;
-    release_connected(c);
-    if (c->ended_count >= BATCH)
+    hops_release_connected(&c->hops);
+    if (c->hops.ended_count >= BATCH)
         c->on_ended(c->ctx);
+}
+
+static struct hop *flying_on(struct client *c, const struct lane *lane)
+{
+    for (size_t i = 0; i < c->hop_count; i++)
+        if (c->table[i]->state == HOP_FLYING && c->table[i]->route->lane == lane)
+            return c->table[i];
+    return NULL;
+}
+
+static void on_broken(void *ctx, struct lane *lane)
+{
+    struct client *c = ctx;
+    struct hop *h;
+    hops_release_connected(&c->hops);
+    while ((h = flying_on(c, lane))) {
+        transfer_fail(h->transfer, FAULT_OUT_OF_MEMORY, "out of memory");
+        hop_break(h, CURLE_OUT_OF_MEMORY);
+    }
+}
+
+static enum lane_use on_left(CURL *easy)
+{
+    struct transfer *t = NULL;
+    if (curl_easy_getinfo(easy, CURLINFO_PRIVATE, &t) != CURLE_OK || !t || !t->head.status ||
+        transfer_is_paused(t)) /* then it only stops reading */
+        return LANE_UNUSED;
+    return t->head.plain ? LANE_ALONE : LANE_SHARED;
+}
+
+static const struct lanes_callbacks callbacks = {
+    .use = on_left,
+    .on_done = on_done,
+    .on_broken = on_broken,
+    .on_overrun = on_overrun,
+    .on_turn = on_turn,
+};
+
+/* Closes the lanes that only keep connections. */
+static void close_idle_lanes(struct client *c)
+{
+    for (int i = 0; i < c->profile_count; i++) {
+        struct lane *lane, *next;
+        for (lane = TAILQ_FIRST(&c->profiles[i]->lanes.all); lane; lane = next) {
+            next = TAILQ_NEXT(lane, link);
+            if (lane->active == 0)
+                routes_close(lane);
+        }
+    }
+}
+
+/* Lets those go who wait for a descriptor: one for each that has become free, perhaps; and when all
+ * wait, one once every idle connection is closed. */
+static void starved_work(struct client *c)
+{
+    struct hop *h;
+    if (c->hops.flying == 0) {
+        close_idle_lanes(c);
+        c->hops.freed = 1;
+    }
+    for (; c->hops.freed && (h = TAILQ_FIRST(&c->hops.starved)); c->hops.freed--) {
+        hop_retry(h, c->hops.flying == 0);
+    }
+    c->hops.freed = 0;
+    if (TAILQ_EMPTY(&c->hops.starved))
+        c->hops.tight = false;
+    for (int i = 0; i < c->profile_count; i++)
+        lanes_set_tight(&c->profiles[i]->lanes, c->hops.tight);
 }
 
 bool client_work(struct client *c)
 {
-    struct lane *spent;
-    while ((spent = TAILQ_FIRST(&c->lanes.spent)))
-        routes_close(spent);
-    lanes_work(&c->lanes);
-    release_connected(c);
-    return !TAILQ_EMPTY(&c->lanes.dirty);
+    bool more = false;
+    if (!TAILQ_EMPTY(&c->hops.starved))
+        starved_work(c);
+    for (int i = 0; i < c->profile_count; i++) {
+        struct lanes *ls = &c->profiles[i]->lanes;
+        struct lane *spent;
+        while ((spent = TAILQ_FIRST(&ls->spent)))
+            routes_close(spent);
+        lanes_work(ls);
+        more = more || !TAILQ_EMPTY(&ls->dirty);
+    }
+    hops_release_connected(&c->hops);
+    return more || (!TAILQ_EMPTY(&c->hops.starved) && (c->hops.flying == 0 || c->hops.freed));
 }
 
 /* The methods that may be repeated (RFC 9110 §9.2.2). */
@@ -447,9 +185,13 @@ static bool is_idempotent(const char *method)
 int client_start(struct client *c, const struct client_target *target,
                  const struct transfer_request *request, uint64_t *id)
 {
-    struct origin *o = origins_get(&c->origins, target->origin, target->origin_len, target->host,
-                                   target->port, target->tls);
-    struct hop *h = o ? hop_get(c) : NULL;
+    if (target->profile < 0 || target->profile >= c->profile_count)
+        return -EINVAL;
+    struct profile *p = c->profiles[target->profile];
+    struct origin *o =
+        origins_get(&p->origins, target->origin, target->origin_len, target->host,
+                    target->addresses, target->port, target->tls && !p->options.http1);
+    struct hop *h = o ? hop_get(c, p) : NULL;
 
     if (!h)
         return -ENOMEM;
@@ -457,49 +199,85 @@ int client_start(struct client *c, const struct client_target *target,
     h->id = ((uint64_t)(h->generation & 0x0fffffff) << INDEX_BITS) | h->index;
     *id = h->id;
     h->origin = o;
-    h->route = NULL;
-    h->names = 0;
     h->timeout = request->timeout;
+    h->lookup_timeout = target->dns_timeout > 0 ? target->dns_timeout : request->connect_timeout;
     h->idle = request->idle_timeout;
-    h->repeatable = is_idempotent(request->method);
-    h->sent = 0;
-    h->state = STARTING;
-    origin_enter(&c->origins, o);
-    if (transfer_prepare(h->transfer, request))
-        hop_end(h);
-    else if (o->literal)
-        hop_route(h, NULL);
-    else
-        hop_resolve(h, request->connect_timeout);
+    h->min_speed = request->min_speed;
+    h->repeatable = is_idempotent(request->method) && !request->body.pull;
+    origin_enter(&p->origins, o);
+    hop_begin(h, request);
     return 0;
 }
 
-struct transfer *client_next(struct client *c, uint64_t *id)
+struct transfer *client_next(struct client *c, uint64_t *id, unsigned *news)
 {
-    struct hop *h = TAILQ_FIRST(&c->ended);
+    struct hop *h = TAILQ_FIRST(&c->hops.told);
+    if (h) {
+        unsigned all = h->transfer->news;
+        *news = all & (~all + 1u); /* the lowest bit, which comes first */
+        *id = h->id;
+        h->transfer->news = all & ~*news;
+        if (!h->transfer->news)
+            hop_untell(h);
+        return h->transfer;
+    }
+    h = TAILQ_FIRST(&c->hops.ended);
     if (!h)
         return NULL;
+    *news = 0;
     *id = h->id;
     return h->transfer;
 }
 
+bool client_has_next(const struct client *c)
+{
+    return !TAILQ_EMPTY(&c->hops.told) || !TAILQ_EMPTY(&c->hops.ended);
+}
+
+static struct hop *flying_hop(struct client *c, uint64_t id)
+{
+    struct hop *h = hop_of(c, id);
+    return h && h->state == HOP_FLYING ? h : NULL;
+}
+
+struct transfer *client_peek(struct client *c, uint64_t id)
+{
+    struct hop *h = flying_hop(c, id);
+    return h && h->transfer->stream ? h->transfer : NULL;
+}
+
+void client_taken(struct client *c, uint64_t id)
+{
+    struct hop *h = flying_hop(c, id);
+    CURLcode code = h ? transfer_taken(h->transfer) : CURLE_OK;
+    if (code != CURLE_OK)
+        hop_break(h, code);
+}
+
+int client_send(struct client *c, uint64_t id, const char *p, size_t n)
+{
+    struct hop *h = flying_hop(c, id);
+    if (!h)
+        return -ENOENT;
+    CURLcode code = transfer_send(h->transfer, p, n);
+    if (code != CURLE_OK)
+        hop_break(h, code);
+    return 0;
+}
+
 static void hop_free(struct hop *h)
 {
-    h->state = FREE;
-    transfer_reset(h->transfer);
-    /* libcurl counts its own tries as long as the handle lives, and gives up after five. */
-    if (h->sent > 1 && (transfer_renew(h->transfer) || set_callbacks(h)))
-        return; /* out of memory: not to be used again */
-    TAILQ_INSERT_HEAD(&h->client->free_hops, h, link);
+    if (hop_reset(h))
+        TAILQ_INSERT_HEAD(&h->profile->free_hops, h, link);
 }
 
 void client_release(struct client *c, uint64_t id)
 {
     struct hop *h = hop_of(c, id);
-    if (!h || h->state != ENDED)
+    if (!h || h->state != HOP_ENDED)
         return;
-    TAILQ_REMOVE(&c->ended, h, link);
-    c->ended_count--;
+    TAILQ_REMOVE(&c->hops.ended, h, link);
+    c->hops.ended_count--;
     hop_free(h);
 }
 
@@ -508,18 +286,12 @@ void client_cancel(struct client *c, uint64_t id)
     struct hop *h = hop_of(c, id);
     if (!h)
         return;
-    if (h->state == ENDED) {
+    if (h->state == HOP_ENDED) {
         client_release(c, id);
         return;
     }
-    struct lane *lane = h->route ? h->route->lane : NULL;
-    if (h->state == FLYING)
-        lane_stop(lane, h->transfer->easy);
-    hop_detach(h);
-    transfer_fail(h->transfer, TRANSFER_NETWORK, "cancelled");
+    hop_cancel(h);
     hop_free(h);
-    if (lane)
-        lane_drain(lane);
 }
 
 int client_idn(const char *name, char *ascii, size_t size)
@@ -548,12 +320,68 @@ int client_idn(const char *name, char *ascii, size_t size)
     return rc;
 }
 
+/* The cookie jar of that number; NULL when out of memory. */
+static CURLSH *jar_of(struct client *c, int number)
+{
+    if (number > c->jar_count) {
+        CURLSH **jars = realloc(c->jars, (size_t)number * sizeof(CURLSH *));
+        if (!jars)
+            return NULL;
+        memset(jars + c->jar_count, 0, (size_t)(number - c->jar_count) * sizeof(CURLSH *));
+        c->jars = jars;
+        c->jar_count = number;
+    }
+    CURLSH **jar = &c->jars[number - 1];
+    if (!*jar) {
+        *jar = curl_share_init();
+        if (*jar && curl_share_setopt(*jar, CURLSHOPT_SHARE, CURL_LOCK_DATA_COOKIE)) {
+            curl_share_cleanup(*jar);
+            *jar = NULL;
+        }
+    }
+    return *jar;
+}
+
+/* Whether libcurl can do what the profile says, tried on a handle of its own. */
+static int try_profile(const struct profile *p)
+{
+    CURL *easy = curl_easy_init();
+    int rc = easy ? profile_apply(p, easy) : -ENOMEM;
+    curl_easy_cleanup(easy);
+    return rc;
+}
+
+int client_profile(struct client *c, const struct profile_options *options)
+{
+    CURLSH *jar = NULL;
+    if (options->jar > 0 && !(jar = jar_of(c, options->jar)))
+        return -ENOMEM;
+    struct profile **profiles =
+        realloc(c->profiles, (size_t)(c->profile_count + 1) * sizeof(struct profile *));
+    if (!profiles)
+        return -ENOMEM;
+    c->profiles = profiles;
+    struct profile *p;
+    int rc = profile_create(&p, options, jar, c->loop, &c->watches, &callbacks, c);
+    if (rc)
+        return rc;
+    rc = try_profile(p);
+    if (rc) {
+        profile_destroy(p);
+        return rc;
+    }
+    profiles[c->profile_count] = p;
+    return c->profile_count++;
+}
+
 int client_create(struct client **out, uv_loop_t *loop, void (*on_ended)(void *ctx), void *ctx)
 {
-    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
-        return -ENOMEM;
+    static const struct profile_options plain;
+    int rc = memory_init();
+    if (rc)
+        return rc;
     struct client *c = calloc(1, sizeof *c);
-    int rc = c ? resolve_create(&c->resolve, loop) : -ENOMEM;
+    rc = c ? resolve_create(&c->resolve, loop) : -ENOMEM;
     if (rc) {
         free(c);
         curl_global_cleanup();
@@ -562,11 +390,12 @@ int client_create(struct client **out, uv_loop_t *loop, void (*on_ended)(void *c
     c->loop = loop;
     c->on_ended = on_ended;
     c->ctx = ctx;
-    lanes_init(&c->lanes, loop, on_done, on_overrun, on_turn, c);
-    origins_init(&c->origins);
-    TAILQ_INIT(&c->free_hops);
-    TAILQ_INIT(&c->ended);
-    TAILQ_INIT(&c->connected);
+    hops_init(&c->hops, loop, c->resolve);
+    rc = client_profile(c, &plain);
+    if (rc < 0) {
+        client_destroy(c);
+        return rc;
+    }
     *out = c;
     return 0;
 }
@@ -574,16 +403,20 @@ int client_create(struct client **out, uv_loop_t *loop, void (*on_ended)(void *c
 void client_destroy(struct client *c)
 {
     for (size_t i = 0; i < c->hop_count; i++)
-        if (c->hops[i]->state != FREE)
-            client_cancel(c, c->hops[i]->id);
+        if (c->table[i]->state != HOP_FREE)
+            client_cancel(c, c->table[i]->id);
     for (size_t i = 0; i < c->hop_count; i++) {
-        transfer_destroy(c->hops[i]->transfer);
-        free(c->hops[i]);
+        hop_destroy(c->table[i]);
     }
-    free(c->hops);
+    free(c->table);
 
-    origins_deinit(&c->origins);
-    lanes_deinit(&c->lanes);
+    for (int i = 0; i < c->profile_count; i++)
+        profile_destroy(c->profiles[i]);
+    free(c->profiles);
+    for (int i = 0; i < c->jar_count; i++)
+        curl_share_cleanup(c->jars[i]);
+    free(c->jars);
+    watches_deinit(&c->watches);
     resolve_destroy(c->resolve);
     free(c);
     curl_global_cleanup();

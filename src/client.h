@@ -8,6 +8,7 @@
 #ifndef CLIENT_H
 #define CLIENT_H
 
+#include "profile.h"
 #include "transfer.h"
 
 #include <stdint.h>
@@ -18,9 +19,14 @@ struct client;
 struct client_target {
     const char *origin; /* "https://example.com:443", the key by which connections are shared */
     size_t origin_len;
-    const char *host; /* a name, an IPv4 or a bare IPv6 address; ASCII */
+    /* Where to connect to, the proxy's if there is one: a name, an IPv4 or a bare IPv6 address,
+     * ASCII; empty when the profile says it (a Unix socket). */
+    const char *host;
     int port;
+    const char *addresses; /* "192.0.2.1,2001:db8::1" of the name, or NULL to look it up */
     bool tls;
+    int profile;        /* from client_profile; 0 is the default one */
+    double dns_timeout; /* seconds for the lookup, 0 = as for connecting */
 };
 
 /*
@@ -31,6 +37,10 @@ struct client_target {
  * at once, however, would wake the server for every single request. Returns 0 or a negative errno.
  */
 int client_create(struct client **out, uv_loop_t *loop, void (*on_ended)(void *ctx), void *ctx);
+
+/* Adds a profile, which stays; see profile.h. Returns its number > 0, -EINVAL when libcurl cannot
+ * do what the options say, or -ENOMEM. */
+int client_profile(struct client *c, const struct profile_options *options);
 
 /*
  * Starts a hop, whose strings are copied. Returns 0 with `*id`, a whole number < 2^53 that names it
@@ -47,8 +57,21 @@ void client_cancel(struct client *c, uint64_t id);
  */
 bool client_work(struct client *c);
 
-/* The next hop that has ended, or NULL. It stays valid until client_release. */
-struct transfer *client_next(struct client *c, uint64_t *id);
+/* The next hop that has ended, with `*news` 0, or one of which there is news (TRANSFER_HEAD, _DATA
+ * or _WANT, one at a time); or NULL. One that has ended stays valid until client_release. */
+struct transfer *client_next(struct client *c, uint64_t *id, unsigned *news);
+
+/* Whether client_next has one. */
+bool client_has_next(const struct client *c);
+
+/* A streamed hop under way, whose `body` is what has come in; NULL when there is none by that id.
+ * Then client_taken empties the body. */
+struct transfer *client_peek(struct client *c, uint64_t id);
+void client_taken(struct client *c, uint64_t id);
+
+/* The next bytes of a pulled request body; none end it. Returns 0, or -ENOENT when there is no such
+ * hop under way. */
+int client_send(struct client *c, uint64_t id, const char *p, size_t n);
 
 /* Takes a hop that client_next gave back. */
 void client_release(struct client *c, uint64_t id);

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <strings.h>
 
+enum { TRAILER_MAX = 300 * 1024 }; /* bytes, where there is no cap on the head */
+
 const char *head_framing_name(enum head_framing framing)
 {
     static const char *const names[] = {
@@ -29,7 +31,8 @@ static void clear(struct head *h)
     h->status = 0;
     h->framing = HEAD_NONE;
     h->length = 0;
-    h->done = h->closes = h->chunked = h->has_length = false;
+    h->trailer = 0;
+    h->begun = h->framed = h->done = h->closes = h->chunked = h->has_length = false;
 }
 
 void head_reset(struct head *h, size_t limit)
@@ -84,20 +87,63 @@ static bool list_has(const char *value, size_t len, const char *token)
     return false;
 }
 
+/* "HTTP/1.1", or the "HTTP/2" of the line that libcurl writes itself. After another word libcurl
+ * takes the status to be 200, whatever it is. */
+static bool has_version(const char *line, size_t len)
+{
+    if (len < 9 || memcmp(line, "HTTP/", 5) != 0)
+        return false;
+    return line[5] == '2' || (isdigit((unsigned char)line[5]) && line[6] == '.' &&
+                              isdigit((unsigned char)line[7]) && line[8] == ' ');
+}
+
+/* The status is three digits after a space (RFC 9112 §4). libcurl reads three of however many there
+ * are, and so would take 1000 for an interim response. */
+static int take_status(struct head *h, const char *line, size_t len, const char **why)
+{
+    const char *end = line + len;
+    const char *p = has_version(line, len) ? memchr(line, ' ', len) : NULL;
+    int digits = 0;
+    while (p && p < end && *p == ' ')
+        p++;
+    for (; p && p < end && isdigit((unsigned char)*p) && digits <= 3; p++, digits++)
+        h->status = h->status * 10 + (*p - '0');
+    if (digits != 3 || h->status < 100 || (p < end && isalpha((unsigned char)*p))) {
+        *why = "a malformed status line";
+        return -EPROTO;
+    }
+    if (h->status == 101) {
+        *why = "a change of protocol nobody asked for";
+        return -EPROTO;
+    }
+    /* libcurl also takes a text that a server sends for the line it writes itself for HTTP/2. That
+     * would make a body that ends with the connection one whose end is known. */
+    if (line[5] == '2' && (h->plain || len != strlen("HTTP/2 200 \r\n") || line[10] != ' ')) {
+        *why = "a status line of HTTP/2 in another protocol";
+        return -EPROTO;
+    }
+    return 0;
+}
+
 /* Looks at the few fields that say how the body is framed and coded. */
 static int take_field(struct head *h, const char *line, size_t len, const char **why)
 {
-    switch (line[0] | 0x20) {
-    case 'c':
-    case 't':
-        break;
-    default:
-        return 0;
+    if (line[0] == ' ' || line[0] == '\t') {
+        if (!h->framed)
+            return 0;
+        /* RFC 9112 §5.2 has it read as one line; libcurl and others do not. */
+        *why = "a Content-Length, Transfer-Encoding or Content-Encoding folded over lines";
+        return -EPROTO;
     }
+    h->framed = false;
+    if ((line[0] | 0x20) != 'c' && (line[0] | 0x20) != 't')
+        return 0;
     const char *colon = memchr(line, ':', len);
     if (!colon)
         return 0;
     size_t name_len = (size_t)(colon - line);
+    while (name_len > 0 && (line[name_len - 1] == ' ' || line[name_len - 1] == '\t'))
+        name_len--;
     const char *value = colon + 1;
     const char *end = line + len;
     while (end > value && isspace((unsigned char)end[-1]))
@@ -106,6 +152,14 @@ static int take_field(struct head *h, const char *line, size_t len, const char *
         value++;
     size_t value_len = (size_t)(end - value);
 
+    h->framed = field_is(line, name_len, "content-length") ||
+                field_is(line, name_len, "transfer-encoding") ||
+                field_is(line, name_len, "content-encoding");
+    if (h->framed && line + name_len != colon) {
+        /* Some parsers skip it, others skip the field (RFC 9112 §5.1). */
+        *why = "white space before the colon of a framing field";
+        return -EPROTO;
+    }
     if (field_is(line, name_len, "content-length")) {
         if (!take_length(h, value, value_len)) {
             *why = "conflicting or malformed Content-Length";
@@ -142,8 +196,13 @@ static int end(struct head *h, bool bodiless, const char **why)
         *why = "both Content-Length and Transfer-Encoding";
         return -EPROTO;
     }
-    if (starts_with(h, "HTTP/1.0"))
+    if (starts_with(h, "HTTP/1.0")) {
         h->closes = true;
+        if (h->chunked) { /* RFC 9112 §6.1 */
+            *why = "Transfer-Encoding in an HTTP/1.0 response";
+            return -EPROTO;
+        }
+    }
     if (bodiless || h->status == 204 || h->status == 304)
         h->framing = HEAD_NONE;
     else if (starts_with(h, "HTTP/2"))
@@ -159,19 +218,33 @@ static int end(struct head *h, bool bodiless, const char **why)
     return 1;
 }
 
+/* libcurl's cap on header bytes does not see trailer fields. */
+static int take_trailer(struct head *h, size_t len, const char **why)
+{
+    h->trailer += len;
+    if (h->trailer <= (h->text.limit ? h->text.limit : TRAILER_MAX))
+        return 0;
+    *why = "the trailer fields are larger than max_headers";
+    return -E2BIG;
+}
+
 int head_take(struct head *h, const char *line, size_t len, bool bodiless, const char **why)
 {
-    bool starts = len > 5 && memcmp(line, "HTTP/", 5) == 0;
     bool ends = len > 0 && (line[0] == '\r' || line[0] == '\n');
     int rc = 0;
 
-    if (h->done && !starts)
-        return 0;
-    if (starts) {
+    if (h->done)
+        return take_trailer(h, len, why);
+    const char *cr = memchr(line, '\r', len);
+    if (cr && line + len - cr != 2) {
+        *why = "a CR within a line"; /* which some take for its end (RFC 9112 §2.2) */
+        return -EPROTO;
+    }
+    if (!h->begun) {
         /* An interim response (RFC 9110 §15.2) comes before the real one. */
         clear(h);
-        const char *space = memchr(line, ' ', len);
-        h->status = space ? strtol(space, NULL, 10) : 0; /* the line ends in CR or LF */
+        h->begun = true;
+        rc = take_status(h, line, len, why);
     } else if (len && !ends) {
         rc = take_field(h, line, len, why);
     }
@@ -179,9 +252,10 @@ int head_take(struct head *h, const char *line, size_t len, bool bodiless, const
         rc = bytes_append(&h->text, line, len);
     if (rc == -E2BIG)
         *why = "the response headers are larger than max_headers";
-    if (rc)
+    if (rc || !ends)
         return rc;
-    return ends && h->status >= 200 ? end(h, bodiless, why) : 0;
+    h->begun = false;
+    return h->status >= 200 ? end(h, bodiless, why) : 0;
 }
 
 void head_deinit(struct head *h)

@@ -15,14 +15,18 @@
 enum head_framing { HEAD_NONE, HEAD_LENGTH, HEAD_CHUNKED, HEAD_CLOSE, HEAD_H2 };
 
 struct head {
+    bool plain;        /* set by its owner: the connection does not speak HTTP/2 */
     struct bytes text; /* the last response's, an interim one's until the next begins */
     long status;       /* 0 before there is one */
+    bool begun;        /* the status line was taken; the fields have not ended */
+    bool framed;       /* the line before is a field that says how the body is framed or coded */
     bool done;         /* the final response's fields are all there */
     enum head_framing framing;
     bool closes; /* the connection ends with this response */
     bool chunked;
     bool has_length;
     int64_t length;      /* Content-Length */
+    size_t trailer;      /* bytes of trailer fields so far */
     struct bytes coding; /* Content-Encoding, its fields joined; NUL-terminated; empty for none */
 };
 

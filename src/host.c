@@ -56,12 +56,17 @@ static int l_random(lua_State *L)
 
 /* The fields of a spec are read without raising: nothing is allocated yet that an error could
  * leak, and the strings stay anchored in the table. */
-static const char *text_field(lua_State *L, const char *name, size_t *len)
+static const char *text_at(lua_State *L, int table, const char *name, size_t *len)
 {
-    lua_getfield(L, 1, name);
+    lua_getfield(L, table, name);
     const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, len) : NULL;
     lua_pop(L, 1);
     return text;
+}
+
+static const char *text_field(lua_State *L, const char *name, size_t *len)
+{
+    return text_at(L, 1, name, len);
 }
 
 static double number_field(lua_State *L, const char *name)
@@ -70,6 +75,15 @@ static double number_field(lua_State *L, const char *name)
     double value = lua_tonumber(L, -1);
     lua_pop(L, 1);
     return value > 0 ? value : 0;
+}
+
+/* -1 when it is not given. */
+static int64_t size_field(lua_State *L, const char *name)
+{
+    lua_getfield(L, 1, name);
+    double value = lua_isnumber(L, -1) ? lua_tonumber(L, -1) : -1;
+    lua_pop(L, 1);
+    return value >= 0 ? (int64_t)value : -1;
 }
 
 static bool true_field(lua_State *L, const char *name)
@@ -90,6 +104,66 @@ static int refused(lua_State *L, const char *kind, const char *message)
 
 static void on_ended(void *ctx);
 
+/* The client, made when it is first needed. Returns 0 or -ENOMEM. */
+static int host_client(struct host *h)
+{
+    return h->client ? 0 : client_create(&h->client, &h->loop->uv, on_ended, h);
+}
+
+static int l_profile(lua_State *L)
+{
+    struct host *h = host_of(L);
+    luaL_checktype(L, 1, LUA_TTABLE);
+    struct profile_options options = {
+        .ca = text_field(L, "ca", NULL),
+        .crl = text_field(L, "crl", NULL),
+        .cert = text_field(L, "cert", NULL),
+        .key = text_field(L, "key", NULL),
+        .key_password = text_field(L, "key_password", NULL),
+        .tls_min = text_field(L, "tls_min", NULL),
+        .insecure = true_field(L, "insecure"),
+        .proxy = text_field(L, "proxy", NULL),
+        .proxy_user = text_field(L, "proxy_user", NULL),
+        .proxy_password = text_field(L, "proxy_password", NULL),
+        .guard = true_field(L, "guard"),
+        .unix_path = text_field(L, "unix", NULL),
+        .http1 = true_field(L, "http1"),
+        .jar = (int)number_field(L, "jar"),
+    };
+    int rc = host_client(h);
+    if (rc == 0)
+        rc = client_profile(h->client, &options);
+    if (rc < 0)
+        return refused(L, rc == -ENOMEM ? "out_of_memory" : "bad_request", strerror(-rc));
+    lua_pushnumber(L, rc);
+    return 1;
+}
+
+/* The parts of a multipart body, in memory of Lua's that stays on the stack. */
+static const struct upload_part *parts_field(lua_State *L, size_t *count)
+{
+    lua_getfield(L, 1, "parts");
+    size_t n = lua_istable(L, -1) ? lua_objlen(L, -1) : 0;
+    if (n == 0) {
+        lua_pop(L, 1);
+        return NULL;
+    }
+    struct upload_part *parts = lua_newuserdata(L, n * sizeof *parts);
+    for (size_t i = 0; i < n; i++) {
+        lua_rawgeti(L, -2, (int)i + 1);
+        int at = lua_gettop(L);
+        parts[i].value_len = 0;
+        parts[i].name = text_at(L, at, "name", NULL);
+        parts[i].value = text_at(L, at, "value", &parts[i].value_len);
+        parts[i].file = text_at(L, at, "file", NULL);
+        parts[i].filename = text_at(L, at, "filename", NULL);
+        parts[i].type = text_at(L, at, "type", NULL);
+        lua_pop(L, 1);
+    }
+    *count = n;
+    return parts;
+}
+
 static int l_start(lua_State *L)
 {
     struct host *h = host_of(L);
@@ -100,26 +174,35 @@ static int l_start(lua_State *L)
     target.origin = text_field(L, "origin", &target.origin_len);
     target.host = text_field(L, "host", NULL);
     target.port = (int)number_field(L, "port");
+    target.addresses = text_field(L, "addresses", NULL);
     target.tls = true_field(L, "tls");
+    target.profile = (int)number_field(L, "profile");
+    target.dns_timeout = number_field(L, "dns_timeout");
     request.url = text_field(L, "url", NULL);
     request.method = text_field(L, "method", NULL);
     request.headers = text_field(L, "headers", &request.headers_len);
-    request.body = text_field(L, "body", &request.body_len);
+    request.body.text = text_field(L, "body", &request.body.len);
+    request.body.file = text_field(L, "body_file", NULL);
+    request.body.parts = parts_field(L, &request.body.part_count);
+    request.body.pull = true_field(L, "pull");
+    request.body.pull_size = request.body.pull ? size_field(L, "body_size") : -1;
+    request.stream = true_field(L, "stream");
     request.save = text_field(L, "save", NULL);
     request.timeout = number_field(L, "timeout");
     request.connect_timeout = number_field(L, "connect_timeout");
     request.idle_timeout = number_field(L, "idle_timeout");
+    request.min_speed = number_field(L, "min_speed");
     request.max_body = (size_t)number_field(L, "max_body");
     request.max_headers = (size_t)number_field(L, "max_headers");
     if (!target.origin || !target.host || !request.url || !request.method)
         return luaL_error(L, "host.start: origin, host, url and method are needed");
 
     uint64_t id;
-    int rc = h->client ? 0 : client_create(&h->client, &h->loop->uv, on_ended, h);
+    int rc = host_client(h);
     if (rc == 0)
         rc = client_start(h->client, &target, &request, &id);
     if (rc)
-        return refused(L, "network", strerror(-rc));
+        return refused(L, rc == -ENOMEM ? "out_of_memory" : "bad_request", strerror(-rc));
     lua_pushnumber(L, (double)id);
     return 1;
 }
@@ -131,6 +214,30 @@ static int l_cancel(lua_State *L)
     if (h->client)
         client_cancel(h->client, (uint64_t)id);
     return 0;
+}
+
+/* What has come in of a streamed body; nil when nothing has. */
+static int l_read(lua_State *L)
+{
+    struct host *h = host_of(L);
+    uint64_t id = (uint64_t)luaL_checknumber(L, 1);
+    struct transfer *t = h->client ? client_peek(h->client, id) : NULL;
+    if (!t || t->body.len == 0)
+        return 0;
+    lua_pushlstring(L, t->body.data, t->body.len);
+    client_taken(h->client, id);
+    return 1;
+}
+
+/* The next bytes of a pulled body; nil ends it. Returns whether it was wanted. */
+static int l_send(lua_State *L)
+{
+    struct host *h = host_of(L);
+    size_t len = 0;
+    uint64_t id = (uint64_t)luaL_checknumber(L, 1);
+    const char *text = luaL_optlstring(L, 2, "", &len);
+    lua_pushboolean(L, h->client && client_send(h->client, id, text, len) == 0);
+    return 1;
 }
 
 static void set_number(lua_State *L, const char *name, double value)
@@ -165,9 +272,19 @@ static const char *version_name(long version)
     }
 }
 
+static void push_head(lua_State *L, const struct transfer *t)
+{
+    const char *version = version_name(t->version);
+    const char *framing = head_framing_name(t->head.framing);
+    set_number(L, "status", (double)t->head.status);
+    set_text(L, "head", t->head.text.data, t->head.text.len);
+    set_text(L, "version", version, strlen(version));
+    set_text(L, "framing", framing, strlen(framing));
+}
+
 static void push_result(lua_State *L, const struct transfer *t)
 {
-    const char *kind = transfer_outcome_name(t->outcome);
+    const char *fault = fault_name(t->fault);
 
     lua_createtable(L, 0, 16); /* the response keeps some fields of its own in it */
     set_number(L, "elapsed", t->elapsed);
@@ -179,23 +296,32 @@ static void push_result(lua_State *L, const struct transfer *t)
     set_time(L, "tls", t->tls);
     set_time(L, "first_byte", t->first_byte);
     if (t->head.status) {
-        const char *version = version_name(t->version);
-        const char *framing = head_framing_name(t->head.framing);
-        set_number(L, "status", (double)t->head.status);
-        set_text(L, "head", t->head.text.data, t->head.text.len);
-        set_text(L, "version", version, strlen(version));
-        set_text(L, "framing", framing, strlen(framing));
-        if (!kind && (!t->save || t->body.len)) /* half a body is of no use */
+        push_head(L, t);
+        /* Half a body is of no use, but to who has read the other half. */
+        if ((!fault && (!t->save || t->body.len)) || t->stream)
             set_text(L, "body", t->body.data ? t->body.data : "", t->body.len);
     }
-    if (kind) {
-        const char *reason = t->reason ? t->reason : kind;
-        set_text(L, "error", kind, strlen(kind));
+    if (fault) {
+        const char *reason = t->reason ? t->reason : fault;
+        set_text(L, "fault", fault, strlen(fault));
         set_text(L, "message", reason, strlen(reason));
-        if (t->temporary) {
-            lua_pushboolean(L, 1);
-            lua_setfield(L, -2, "temporary");
-        }
+    }
+}
+
+static void push_news(lua_State *L, struct transfer *t, unsigned news)
+{
+    lua_createtable(L, 0, 8);
+    if (news == TRANSFER_HEAD) {
+        transfer_peek_infos(t);
+        push_head(L, t);
+        set_number(L, "elapsed", t->elapsed);
+        set_time(L, "dns", t->dns);
+        set_time(L, "connect", t->connect);
+        set_time(L, "tls", t->tls);
+        set_time(L, "first_byte", t->first_byte);
+        set_text(L, "event", "head", 4);
+    } else {
+        set_text(L, "event", news == TRANSFER_DATA ? "data" : "want", 4);
     }
 }
 
@@ -211,12 +337,17 @@ static int deliver_one(lua_State *L)
 {
     struct host *h = lua_touserdata(L, 2);
     uint64_t id;
-    struct transfer *t = client_next(h->client, &id);
+    unsigned news;
+    struct transfer *t = client_next(h->client, &id, &news);
 
     lua_settop(L, 1);
     lua_pushnumber(L, (double)id);
-    push_result(L, t);
-    client_release(h->client, id); /* not before: pushing may raise for want of memory */
+    if (news) {
+        push_news(L, t, news);
+    } else {
+        push_result(L, t);
+        client_release(h->client, id); /* not before: pushing may raise for want of memory */
+    }
     lua_call(L, 2, 0);
 #ifdef ORC_STRESS_GC
     lua_gc(L, LUA_GCCOLLECT, 0);
@@ -230,12 +361,11 @@ static void on_ended(void *ctx)
 {
     struct host *h = ctx;
     lua_State *L = h->L;
-    uint64_t id;
 
     for (int n = 0; L && !h->raised && n < TURN; n++) {
-        if (!client_next(h->client, &id)) {
+        if (!client_has_next(h->client)) {
             (void)client_work(h->client);
-            if (!client_next(h->client, &id))
+            if (!client_has_next(h->client))
                 return;
         }
         lua_pushvalue(L, DELIVER_ONE);
@@ -254,13 +384,12 @@ static int l_poll(lua_State *L)
     lua_pushcfunction(L, deliver_one);
     luaL_checkstack(L, 8, NULL);
 
-    uint64_t id;
     h->L = L;
     h->raised = false;
     if (!h->client) {
         loop_wait(h->loop, timeout);
     } else {
-        bool busy = client_work(h->client) || client_next(h->client, &id);
+        bool busy = client_work(h->client) || client_has_next(h->client);
         loop_wait(h->loop, busy ? 0 : timeout);
         on_ended(h);
     }
@@ -300,9 +429,9 @@ static int l_idn(lua_State *L)
 void host_push(lua_State *L, struct host *h)
 {
     static const struct luaL_Reg functions[] = {
-        {"now", l_now},           {"wall", l_wall},     {"random", l_random},
-        {"start", l_start},       {"cancel", l_cancel}, {"poll", l_poll},
-        {"terminal", l_terminal}, {"idn", l_idn},       {NULL, NULL},
+        {"now", l_now},       {"wall", l_wall},         {"random", l_random},   {"start", l_start},
+        {"cancel", l_cancel}, {"poll", l_poll},         {"profile", l_profile}, {"read", l_read},
+        {"send", l_send},     {"terminal", l_terminal}, {"idn", l_idn},         {NULL, NULL},
     };
     lua_createtable(L, 0, sizeof functions / sizeof functions[0]);
     for (const struct luaL_Reg *f = functions; f->name; f++) {

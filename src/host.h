@@ -3,18 +3,27 @@
  * what happens next. The Lua side is:
  *
  *   now() -> seconds, monotonic          wall() -> seconds since 1970      random() -> [0, 1)
- *   start(spec) -> id | nil, kind, message
+ *   profile(options) -> id of a profile (profile.h) | nil, fault, message
+ *   start(spec) -> id | nil, fault, message
  *   cancel(id)                           no completion follows
  *   poll(timeout | nil, deliver) -> number of a signal | nil
  *       waits for something to happen, at most `timeout` seconds; calls deliver(id, result) for
- *       every transfer that ends, at once, and deliver may start and cancel others
+ *       every transfer that ends, and deliver(id, news) for what happens before; deliver may start
+ *       and cancel others
+ *   read(id) -> what has come in of a streamed body, and takes it | nil when nothing has
+ *   send(id, text | nil) -> whether that was wanted; the next bytes of a pulled body, nil ends it
  *   terminal() -> columns of stderr, or nil when it is no terminal
  *   idn(name) -> the ASCII form of a host name (RFC 5891) | nil
  *
- * spec   = {url, origin, host, port, tls, method, headers = "Name: value\n…", body, save,
- *           timeout, connect_timeout, idle_timeout, max_body, max_headers}   seconds and bytes
- * result = {status, head, body, version = "1.1", framing, size, wire, elapsed, dns, connect, tls,
- *           first_byte, error = kind, message, temporary}   nil for what there was not
+ * options = {ca, crl, cert, key, key_password, tls_min, insecure, proxy, proxy_user,
+ * proxy_password, guard, unix, http1, jar} spec   = {url, origin, host, port, addresses, tls,
+ * profile, method, headers = "Name: value\n…", body | body_file | parts = {{name, value | file,
+ * filename, type}, …} | pull [, body_size], save, stream, timeout, connect_timeout, dns_timeout,
+ * idle_timeout, min_speed, max_body, max_headers}   seconds and bytes result = {status, head, body,
+ * version = "1.1", framing, size, wire, elapsed, dns, connect, tls, first_byte, fault = its name,
+ * message}   nil for what there was not news   = {event = "head", status, head, version, framing,
+ * elapsed, …} of a streamed response, {event = "data"}: read has something, {event = "want"}: send
+ * is waited for
  *
  * All Lua code runs above poll or in deliver, never inside a callback of libcurl.
  */

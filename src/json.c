@@ -78,6 +78,63 @@ static int codec_fail(lua_State *L, struct codec *c, int status)
     return 2;
 }
 
+/* cjson's memory ------------------------------------------------------------------------------- */
+
+/* A call of cjson. Its buffer (strbuf) ends the process when there is no memory, and is lost when
+ * Lua raises meanwhile. So cjson is linked with --wrap: what it calls is here. */
+struct cjson_call {
+    lua_State *L;           /* borrowed */
+    void *buffer;           /* the buffer it has made and not yet freed; NULL */
+    struct cjson_call *out; /* the call around this one, which is in a finalizer; NULL */
+};
+
+static _Thread_local struct cjson_call *innermost;
+
+/* Their names in cjson, and what they call. */
+void *__wrap_strbuf_new(int size);
+void *__real_strbuf_new(int size);
+void __wrap_strbuf_free(void *buffer);
+void __real_strbuf_free(void *buffer);
+_Noreturn void __wrap_exit(int status);
+_Noreturn void __real_exit(int status);
+
+void *__wrap_strbuf_new(int size)
+{
+    void *buffer = __real_strbuf_new(size);
+    if (innermost)
+        innermost->buffer = buffer;
+    return buffer;
+}
+
+void __wrap_strbuf_free(void *buffer)
+{
+    if (innermost && innermost->buffer == buffer)
+        innermost->buffer = NULL;
+    __real_strbuf_free(buffer);
+}
+
+_Noreturn void __wrap_exit(int status)
+{
+    if (innermost)
+        (void)luaL_error(innermost->L, "not enough memory");
+    __real_exit(status);
+}
+
+/* lua_call for a function of cjson's. */
+static void cjson_call(lua_State *L, int arguments, int results)
+{
+    struct cjson_call call = {.L = L, .out = innermost};
+    innermost = &call;
+    int status = lua_pcall(L, arguments, results, 0);
+    innermost = call.out;
+    if (call.buffer)
+        __real_strbuf_free(call.buffer);
+    if (status)
+        (void)lua_error(L);
+}
+
+/* Decoding and encoding ------------------------------------------------------------------------ */
+
 /* Pushes an empty table that is marked as an array. */
 static void array_push(lua_State *L)
 {
@@ -124,7 +181,7 @@ static int json_decode(lua_State *L)
     else
         lua_pushlstring(L, c->text.data, c->text.len);
     codec_give(c);
-    lua_call(L, 1, 1);
+    cjson_call(L, 1, 1);
     if (nans == 0)
         return 1;
     if (lua_istable(L, -1))
@@ -170,7 +227,7 @@ static void cjson_push(lua_State *L)
 {
     int top = lua_gettop(L);
     lua_pushcfunction(L, luaopen_cjson);
-    lua_call(L, 0, 1);
+    cjson_call(L, 0, 1);
     lua_getfield(L, top + 1, "decode_max_depth");
     lua_pushinteger(L, JSON_MAX_DEPTH);
     lua_call(L, 1, 0);

@@ -1,6 +1,9 @@
 #include "lane.h"
 
+#include "guard.h"
+
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -10,17 +13,19 @@
  * every request would cost two system calls each time.
  *
  * libcurl tells us when it closes a connection, but not when it closes a socket that never became
- * one, so a socket is only trusted to be there once it has been used again. The watch of one that
+ * one, so a socket is only trusted to be there once an answer came on it. The watch of one that
  * may be gone is stopped, and waits for another socket with the same number. */
 struct watch {
     uv_poll_t poll;
-    struct lane *lane; /* borrowed; the one that uses the socket */
+    struct lanes *lanes; /* borrowed; the socket was opened for */
+    struct lane *lane;   /* borrowed; the one that uses the socket */
     curl_socket_t fd;
     int events; /* that uv_poll was started with, 0: stopped */
     bool idle;  /* no transfer uses it */
     CURL *last; /* borrowed; the transfer that used it last, while `left` is lanes->steps */
     uint64_t left;
-    bool pooled;  /* its connection has been used again */
+    bool pooled;  /* its connection has carried an answer */
+    bool alone;   /* what comes while it is idle would be taken for the next one's answer */
     bool foreign; /* not opened by us, so libcurl may close it any time after CURL_POLL_REMOVE */
 };
 
@@ -35,32 +40,35 @@ static void free_watch(uv_handle_t *handle)
 
 static struct watch *watch_of(struct lanes *ls, curl_socket_t fd)
 {
-    return fd >= 0 && (size_t)fd < ls->watch_cap ? ls->watches[fd] : NULL;
+    struct watches *ws = ls->watches;
+    return fd >= 0 && (size_t)fd < ws->cap ? ws->list[fd] : NULL;
 }
 
 static struct watch *watch_add(struct lanes *ls, curl_socket_t fd)
 {
-    if ((size_t)fd >= ls->watch_cap) {
-        size_t cap = ls->watch_cap ? ls->watch_cap : 64;
+    struct watches *ws = ls->watches;
+    if ((size_t)fd >= ws->cap) {
+        size_t cap = ws->cap ? ws->cap : 64;
         while (cap <= (size_t)fd)
             cap *= 2;
-        struct watch **watches = realloc(ls->watches, cap * sizeof *watches);
-        if (!watches)
+        struct watch **list = realloc(ws->list, cap * sizeof(struct watch *));
+        if (!list)
             return NULL;
-        memset(watches + ls->watch_cap, 0, (cap - ls->watch_cap) * sizeof *watches);
-        ls->watches = watches;
-        ls->watch_cap = cap;
+        memset(list + ws->cap, 0, (cap - ws->cap) * sizeof(struct watch *));
+        ws->list = list;
+        ws->cap = cap;
     }
     struct watch *w = calloc(1, sizeof *w);
     if (!w)
         return NULL;
     w->fd = fd;
+    w->lanes = ls;
     w->poll.data = w;
     if (uv_poll_init_socket(ls->loop, &w->poll, fd)) {
         free(w);
         return NULL;
     }
-    ls->watches[fd] = w;
+    ws->list[fd] = w;
     return w;
 }
 
@@ -76,7 +84,7 @@ static void watch_set_lane(struct watch *w, struct lane *lane)
 static void watch_close(struct lanes *ls, struct watch *w)
 {
     watch_set_lane(w, NULL);
-    ls->watches[w->fd] = NULL;
+    ls->watches->list[w->fd] = NULL;
     uv_close((uv_handle_t *)&w->poll, free_watch);
 }
 
@@ -88,14 +96,26 @@ static void watch_stop(struct watch *w)
     w->events = 0;
 }
 
+/* A server sends what nobody asked for. It would be taken for the answer to the next request, as
+ * libcurl 7.88 only looks whether the connection is still there; now it is not. */
+static void spoil(curl_socket_t fd)
+{
+    char scrap[4096];
+    while (recv(fd, scrap, sizeof scrap, MSG_DONTWAIT) > 0)
+        ;
+    shutdown(fd, SHUT_RDWR);
+}
+
 static void on_poll(uv_poll_t *poll, int status, int events)
 {
     struct watch *w = poll->data;
 
     if (w->idle) {
-        /* The server closed a pooled connection, or sent what nobody asked for. libcurl finds out
-         * before it uses the connection again; until then there is nothing to hear. */
+        /* The server closed a pooled connection. libcurl finds out before it uses the connection
+         * again; until then there is nothing to hear. */
         watch_stop(w);
+        if (w->alone)
+            spoil(w->fd);
         return;
     }
     int flags = 0;
@@ -113,7 +133,7 @@ static void on_poll(uv_poll_t *poll, int status, int events)
         flags |= CURL_CSELECT_OUT;
     struct lanes *ls = w->lane->lanes;
     lane_action(w->lane, w->fd, flags); /* may close the watch */
-    ls->on_turn(ls->ctx);
+    ls->callbacks->on_turn(ls->ctx);
 }
 
 static void watch_start(struct watch *w, int events)
@@ -138,6 +158,9 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx, void *un
             w->idle = true;
             w->last = easy;
             w->left = ls->steps;
+            enum lane_use use = ls->callbacks->use(easy);
+            w->pooled = w->pooled || use != LANE_UNUSED;
+            w->alone = use == LANE_ALONE;
             if (!w->pooled)
                 watch_stop(w);
             else if (w->events & UV_WRITABLE)
@@ -152,33 +175,52 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx, void *un
         w->foreign = true;
     }
     watch_set_lane(w, lane);
-    w->pooled = w->pooled || w->idle;
     w->idle = false;
     watch_start(w,
                 (what & CURL_POLL_IN ? UV_READABLE : 0) | (what & CURL_POLL_OUT ? UV_WRITABLE : 0));
     return 0;
 }
 
+static void describe(const struct sockaddr *address, char *text, size_t size)
+{
+    char name[INET6_ADDRSTRLEN];
+    if (uv_ip_name(address, name, sizeof name))
+        strcpy(name, "the address");
+    snprintf(text, size, "%s is %s", name, guard_reason(address));
+}
+
 static curl_socket_t on_open_socket(void *ctx, curlsocktype purpose, struct curl_sockaddr *address)
 {
-    struct lanes *ls = ctx;
+    struct lane_user *user = ctx;
+    struct lanes *ls = user->lanes;
     (void)purpose;
 
-    int fd = socket(address->family, address->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK,
+    int fd = -1;
+    if (ls->guard && guard_denies(&address->addr)) {
+        describe(&address->addr, user->denied, sizeof user->denied);
+        errno = EACCES;
+    } else {
+        fd = socket(address->family, address->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK,
                     address->protocol);
-    if (fd < 0)
+    }
+    if (fd < 0) {
+        user->refused = errno;
         return CURL_SOCKET_BAD;
+    }
     struct watch *w = watch_of(ls, fd);
     if (w) {
         /* Its socket is gone. If libcurl still waited for it, it takes the new one for the old. */
-        int events = w->events;
+        int events = w->idle || w->lanes != ls ? 0 : w->events;
         watch_stop(w);
-        w->pooled = w->foreign = false;
-        if (!w->idle)
+        if (w->lanes != ls)
+            watch_set_lane(w, NULL);
+        w->lanes = ls;
+        w->pooled = w->alone = w->foreign = w->idle = false;
+        if (events)
             watch_start(w, events);
-        w->idle = false;
     } else if (!watch_add(ls, fd)) {
         close(fd);
+        user->refused = ENOMEM;
         return CURL_SOCKET_BAD;
     }
     return fd;
@@ -198,7 +240,7 @@ static bool at_end(curl_socket_t fd)
  * millisecond any passes for the oldest. */
 static bool is_overrun(const struct lanes *ls, const struct watch *w)
 {
-    return w->lane && w->left == ls->steps && w->lane->sockets <= LANE_SIZE &&
+    return w->lane && w->left == ls->steps && !ls->tight && w->lane->sockets <= LANE_SIZE &&
            (w->lane->beginning == 0 || !at_end(w->fd));
 }
 
@@ -209,7 +251,7 @@ static int on_close_socket(void *ctx, curl_socket_t fd)
 
     if (w) {
         if (is_overrun(ls, w))
-            ls->on_overrun(ls->ctx, w->last);
+            ls->callbacks->on_overrun(ls->ctx, w->last);
         watch_close(ls, w);
     }
     return close(fd);
@@ -270,6 +312,12 @@ static void free_lane(uv_handle_t *handle)
     free(handle->data);
 }
 
+/* Connections that a lane keeps. */
+static long pool_size(const struct lanes *ls)
+{
+    return ls->tight ? 1 : LANE_SIZE;
+}
+
 static struct lane *lane_add(struct lanes *ls)
 {
     struct lane *lane = calloc(1, sizeof *lane);
@@ -283,7 +331,7 @@ static struct lane *lane_add(struct lanes *ls)
         curl_multi_setopt(lane->multi, CURLMOPT_SOCKETDATA, lane) ||
         curl_multi_setopt(lane->multi, CURLMOPT_TIMERFUNCTION, on_timeout) ||
         curl_multi_setopt(lane->multi, CURLMOPT_TIMERDATA, lane) ||
-        curl_multi_setopt(lane->multi, CURLMOPT_MAXCONNECTS, (long)LANE_SIZE) ||
+        curl_multi_setopt(lane->multi, CURLMOPT_MAXCONNECTS, pool_size(ls)) ||
         curl_multi_setopt(lane->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_MULTIPLEX) ||
         uv_timer_init(ls->loop, &lane->timer)) {
         curl_multi_cleanup(lane->multi);
@@ -304,7 +352,19 @@ void lane_drain(struct lane *lane)
 
     while ((message = curl_multi_info_read(lane->multi, &left)))
         if (message->msg == CURLMSG_DONE)
-            ls->on_done(ls->ctx, message->easy_handle, message->data.result);
+            ls->callbacks->on_done(ls->ctx, message->easy_handle, message->data.result);
+}
+
+static void lane_break(struct lane *lane)
+{
+    struct lanes *ls = lane->lanes;
+    if (lane->hosts < LANE_HOSTS) {
+        lane_set_room(lane, false);
+        lane->hosts = LANE_HOSTS;
+        if (lane->active == 0)
+            TAILQ_INSERT_TAIL(&ls->spent, lane, of_room);
+    }
+    ls->callbacks->on_broken(ls->ctx, lane);
 }
 
 static void lane_action(struct lane *lane, curl_socket_t fd, int flags)
@@ -313,8 +373,10 @@ static void lane_action(struct lane *lane, curl_socket_t fd, int flags)
     lane->lanes->steps++;
     if (fd == CURL_SOCKET_TIMEOUT)
         lane->due = UINT64_MAX; /* libcurl says anew what it wants, also when this was early */
-    curl_multi_socket_action(lane->multi, fd, flags, &running);
+    CURLMcode code = curl_multi_socket_action(lane->multi, fd, flags, &running);
     lane_drain(lane);
+    if (code != CURLM_OK)
+        lane_break(lane);
 }
 
 void lane_enter(struct lane *lane)
@@ -342,13 +404,18 @@ void lane_close(struct lane *lane)
 {
     struct lanes *ls = lane->lanes;
 
-    TAILQ_REMOVE(&ls->spent, lane, of_room);
+    if (lane->hosts >= LANE_HOSTS)
+        TAILQ_REMOVE(&ls->spent, lane, of_room);
+    else
+        lane_set_room(lane, false);
     TAILQ_REMOVE(&ls->all, lane, link);
     ls->steps++;                     /* what is closed now says nothing about who used it last */
     curl_multi_cleanup(lane->multi); /* closes its connections by on_close_socket */
-    for (size_t fd = 0; fd < ls->watch_cap; fd++)
-        if (ls->watches[fd] && ls->watches[fd]->lane == lane)
-            watch_close(ls, ls->watches[fd]);
+    for (size_t fd = 0; fd < ls->watches->cap; fd++) {
+        struct watch *w = ls->watches->list[fd];
+        if (w && w->lane == lane)
+            watch_close(ls, w);
+    }
     if (lane->dirty)
         TAILQ_REMOVE(&ls->dirty, lane, of_dirty);
     uv_close((uv_handle_t *)&lane->timer, free_lane);
@@ -377,15 +444,14 @@ void lane_stop(struct lane *lane, CURL *easy)
 /* All of them ------------------------------------------------------------------------------------
  */
 
-void lanes_init(struct lanes *ls, uv_loop_t *loop,
-                void (*on_done)(void *ctx, CURL *easy, CURLcode code),
-                void (*on_overrun)(void *ctx, CURL *easy), void (*on_turn)(void *ctx), void *ctx)
+void lanes_init(struct lanes *ls, uv_loop_t *loop, struct watches *watches, bool guard,
+                const struct lanes_callbacks *callbacks, void *ctx)
 {
     memset(ls, 0, sizeof *ls);
     ls->loop = loop;
-    ls->on_done = on_done;
-    ls->on_overrun = on_overrun;
-    ls->on_turn = on_turn;
+    ls->watches = watches;
+    ls->guard = guard;
+    ls->callbacks = callbacks;
     ls->ctx = ctx;
     TAILQ_INIT(&ls->all);
     TAILQ_INIT(&ls->room);
@@ -393,14 +459,25 @@ void lanes_init(struct lanes *ls, uv_loop_t *loop,
     TAILQ_INIT(&ls->spent);
 }
 
-int lanes_adopt(struct lanes *ls, CURL *easy)
+int lanes_adopt(struct lanes *ls, CURL *easy, struct lane_user *user)
 {
+    user->lanes = ls;
     if (curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, on_open_socket) ||
-        curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, ls) ||
+        curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, user) ||
         curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, on_close_socket) ||
         curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, ls))
         return -ENOMEM;
     return 0;
+}
+
+void lanes_set_tight(struct lanes *ls, bool tight)
+{
+    struct lane *lane;
+    if (ls->tight == tight)
+        return;
+    ls->tight = tight;
+    TAILQ_FOREACH (lane, &ls->all, link)
+        curl_multi_setopt(lane->multi, CURLMOPT_MAXCONNECTS, pool_size(ls));
 }
 
 struct lane *lanes_with_room(struct lanes *ls)
@@ -435,8 +512,14 @@ void lanes_deinit(struct lanes *ls)
         curl_multi_cleanup(lane->multi); /* closes its connections by on_close_socket */
         uv_close((uv_handle_t *)&lane->timer, free_lane);
     }
-    for (size_t fd = 0; fd < ls->watch_cap; fd++)
-        if (ls->watches[fd])
-            watch_close(ls, ls->watches[fd]);
-    free(ls->watches);
+    for (size_t fd = 0; fd < ls->watches->cap; fd++) {
+        struct watch *w = ls->watches->list[fd];
+        if (w && w->lanes == ls)
+            watch_close(ls, w);
+    }
+}
+
+void watches_deinit(struct watches *ws)
+{
+    free(ws->list);
 }

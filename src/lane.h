@@ -3,8 +3,7 @@
  * libcurl searches a multi handle's connections one by one; its connections are used again by the
  * transfers that come after.
  *
- * Nothing is called back from inside libcurl: `on_done` and `on_turn` run after it has returned,
- * and may start and stop transfers.
+ * `on_done` and `on_turn` are called after libcurl has returned, and may start and stop transfers.
  */
 #ifndef LANE_H
 #define LANE_H
@@ -46,31 +45,68 @@ struct lane {
 
 TAILQ_HEAD(lane_list, lane);
 
-struct lanes {
-    uv_loop_t *loop; /* borrowed until lanes_deinit */
+enum lane_use {
+    LANE_UNUSED, /* perhaps it never was one */
+    LANE_ALONE,  /* it carries one answer after another */
+    LANE_SHARED, /* it has frames that say whose they are */
+};
+
+struct lanes_callbacks {
     /* A transfer has ended; its handle is still on the lane, from which on_done takes it. */
     void (*on_done)(void *ctx, CURL *easy, CURLcode code);
+    /* libcurl ran out of memory: none of the transfers on the lane may end any more. It is closed
+     * when they have been taken off. */
+    void (*on_broken)(void *ctx, struct lane *lane);
     /* Called from inside libcurl, where nothing may be started or stopped: it closes the connection
      * of a transfer that has just ended well, for the server sent more than the answer. */
     void (*on_overrun)(void *ctx, CURL *easy);
+    /* Called from inside libcurl, too: what is known of the connection that a transfer leaves. */
+    enum lane_use (*use)(CURL *easy);
     /* The loop had libcurl do something; whatever that ended has been told. */
     void (*on_turn)(void *ctx);
+};
+
+/* What belongs to one easy handle; embedded by its owner. */
+struct lane_user {
+    struct lanes *lanes; /* borrowed */
+    /* Why no socket was opened, 0 if none was refused: what socket() said, such as EMFILE; or
+     * EACCES and words in `denied`, as the lanes are guarded. */
+    int refused;
+    char denied[96]; /* "127.0.0.1 is loopback" */
+};
+
+/* The sockets libcurl has open, by descriptor; shared by all lanes of a loop. */
+struct watches {
+    struct watch **list; /* owned array; each is freed in its close_cb */
+    size_t cap;
+};
+
+struct lanes {
+    uv_loop_t *loop;                         /* borrowed until lanes_deinit */
+    struct watches *watches;                 /* borrowed until lanes_deinit */
+    bool guard;                              /* sockets to private addresses are not opened */
+    bool tight;                              /* descriptors are short: connections are not kept */
+    const struct lanes_callbacks *callbacks; /* borrowed, static */
     void *ctx;
     struct lane_list all;
     struct lane_list room; /* lanes with room, the most recently freed first */
     struct lane_list dirty;
     struct lane_list spent; /* lanes that have had their hosts, and no transfer is left on */
     uint64_t steps;         /* socket events and calls into libcurl so far */
-    struct watch **watches; /* by descriptor; each freed in its close_cb */
-    size_t watch_cap;
 };
 
-void lanes_init(struct lanes *ls, uv_loop_t *loop,
-                void (*on_done)(void *ctx, CURL *easy, CURLcode code),
-                void (*on_overrun)(void *ctx, CURL *easy), void (*on_turn)(void *ctx), void *ctx);
+/* Frees the array, when all lanes are closed. Zeroed it is ready for use. */
+void watches_deinit(struct watches *ws);
 
-/* Has the handle open and close its sockets here. Returns 0 or -ENOMEM. */
-int lanes_adopt(struct lanes *ls, CURL *easy);
+void lanes_init(struct lanes *ls, uv_loop_t *loop, struct watches *watches, bool guard,
+                const struct lanes_callbacks *callbacks, void *ctx);
+
+/* Has the handle open and close its sockets here. `user` is borrowed as long as the handle lives.
+ * Returns 0 or -ENOMEM. */
+int lanes_adopt(struct lanes *ls, CURL *easy, struct lane_user *user);
+
+/* Keeps no idle connections while descriptors are short, or does so again. */
+void lanes_set_tight(struct lanes *ls, bool tight);
 
 /* A lane with room, perhaps a new one; NULL when out of memory. */
 struct lane *lanes_with_room(struct lanes *ls);
@@ -90,7 +126,7 @@ void lane_leave(struct lane *lane);
 /* Counts a host that is new on the lane. After LANE_HOSTS of them it has no room any more. */
 void lane_add_host(struct lane *lane);
 
-/* Closes a spent lane and its connections. Not from within one of lane's callbacks. */
+/* Closes a lane without transfers, and its connections. Not from within one of lane's callbacks. */
 void lane_close(struct lane *lane);
 
 /* Begins a transfer at the next lanes_work; lane_connected is to be called when it has a

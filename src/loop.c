@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 /* Timers run before the loop waits, too: without the stop it would then wait for something else. */
 static void on_wake(uv_timer_t *timer)
@@ -14,9 +16,21 @@ static void on_signal(uv_async_t *async)
     (void)async; /* likewise: the number is taken by loop_take_signal */
 }
 
+/* libuv uses it for the table of its descriptors alone, and would call abort. */
+static void *reallocate(void *p, size_t n)
+{
+    void *q = realloc(p, n);
+    if (q || n == 0)
+        return q;
+    fputs("orchestrator: not enough memory\n", stderr);
+    _exit(EXIT_FAILURE);
+}
+
 int loop_init(struct loop *loop)
 {
-    int rc = uv_loop_init(&loop->uv);
+    int rc = uv_replace_allocator(malloc, reallocate, calloc, free);
+    if (!rc)
+        rc = uv_loop_init(&loop->uv);
     if (rc)
         return rc;
     loop->signum = 0;

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* Owned by Lua as the upvalue of every function below; its __gc aborts what is still open. */
 struct files {
@@ -97,6 +98,16 @@ static int l_terminal(lua_State *L)
     return 1;
 }
 
+static int l_mode(lua_State *L)
+{
+    struct stat st;
+    if (stat(luaL_checkstring(L, 1), &st))
+        lua_pushnil(L);
+    else
+        lua_pushinteger(L, (lua_Integer)(st.st_mode & 07777));
+    return 1;
+}
+
 static int l_cut(lua_State *L)
 {
     return call(L, file_cut, false);
@@ -145,8 +156,9 @@ static int l_gc(lua_State *L)
 int luaopen_orchestrator_core_file(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"open", l_open},   {"terminal", l_terminal}, {"cut", l_cut},       {"write", l_write},
-        {"flush", l_flush}, {"sync", l_sync},         {"commit", l_commit}, {"abort", l_abort},
+        {"open", l_open},     {"terminal", l_terminal}, {"cut", l_cut},
+        {"write", l_write},   {"flush", l_flush},       {"sync", l_sync},
+        {"commit", l_commit}, {"abort", l_abort},       {"mode", l_mode},
     };
     struct files *files = lua_newuserdata(L, sizeof *files);
     *files = (struct files){0};

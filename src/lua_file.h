@@ -4,6 +4,7 @@
  *   open(path, "replace"|"append"|"stdout") -> id, tail | nil, message
  *   cut(id), write(id, text), flush(id), sync(id), commit(id), abort(id) -> true | nil, message
  *   terminal(id) -> whether it is stdout and that is a terminal
+ *   mode(path) -> the permission bits of any file | nil
  *
  * `tail` is the unterminated last line of a file opened to append, nil when there is none. Files
  * left open are aborted when the Lua state closes.

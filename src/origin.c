@@ -32,12 +32,13 @@ static void origin_free(struct origins *os, struct origin *o)
     while ((r = TAILQ_FIRST(&o->routes)))
         route_free(r);
     map_remove(&os->map, &o->node);
+    free(o->addresses);
     free(o->host);
     free(o);
 }
 
 static struct origin *origin_add(struct origins *os, const char *name, size_t name_len,
-                                 const char *host, int port, bool tls)
+                                 const char *host, const char *addresses, int port, bool tls)
 {
     unsigned char address[sizeof(struct in6_addr)];
     struct origin *o = calloc(1, sizeof *o + name_len + 1);
@@ -45,13 +46,17 @@ static struct origin *origin_add(struct origins *os, const char *name, size_t na
         return NULL;
     memcpy(o->name, name, name_len);
     o->host = strdup(host);
-    if (!o->host || map_add(&os->map, &o->node, o->name, name_len)) {
+    o->addresses = addresses ? strdup(addresses) : NULL;
+    if (!o->host || (addresses && !o->addresses) ||
+        map_add(&os->map, &o->node, o->name, name_len)) {
+        free(o->addresses);
         free(o->host);
         free(o);
         return NULL;
     }
     o->port = port;
-    o->literal = inet_pton(AF_INET, host, address) == 1 || inet_pton(AF_INET6, host, address) == 1;
+    o->literal =
+        !*host || inet_pton(AF_INET, host, address) == 1 || inet_pton(AF_INET6, host, address) == 1;
     o->protocol = tls ? ORIGIN_UNKNOWN : ORIGIN_HTTP1;
     TAILQ_INIT(&o->routes);
     TAILQ_INIT(&o->open);
@@ -139,10 +144,11 @@ void origins_init(struct origins *os)
 }
 
 struct origin *origins_get(struct origins *os, const char *name, size_t name_len, const char *host,
-                           int port, bool tls)
+                           const char *addresses, int port, bool tls)
 {
     struct map_node *node = map_find(&os->map, name, name_len);
-    return node ? (struct origin *)node : origin_add(os, name, name_len, host, port, tls);
+    return node ? (struct origin *)node
+                : origin_add(os, name, name_len, host, addresses, port, tls);
 }
 
 void origins_deinit(struct origins *os)

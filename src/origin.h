@@ -25,10 +25,11 @@ struct origin {
     TAILQ_HEAD(, route) routes;
     TAILQ_HEAD(, route) open; /* the most recently freed first: its connections are warm */
     unsigned active;
-    bool literal; /* the host is an address */
+    bool literal; /* the host is an address, or there is none */
     enum { ORIGIN_UNKNOWN, ORIGIN_HTTP1, ORIGIN_HTTP2 } protocol;
     int port;
-    char *host; /* owned */
+    char *host;      /* owned */
+    char *addresses; /* owned; where it is, or NULL to look it up */
     char name[];
 };
 
@@ -51,7 +52,7 @@ void origins_init(struct origins *os);
 /* The origin of that name, made when it is not known; NULL when out of memory. The strings are
  * copied. It stays valid while something is active on it: of those idle only so many are kept. */
 struct origin *origins_get(struct origins *os, const char *name, size_t name_len, const char *host,
-                           int port, bool tls);
+                           const char *addresses, int port, bool tls);
 
 /* Frees all, none of which may be active. The lanes must still be there. */
 void origins_deinit(struct origins *os);

@@ -4,6 +4,7 @@
 #include "host.h"
 #include "json.h"
 #include "loop.h"
+#include "lua_crypto.h"
 #include "lua_file.h"
 
 #include <errno.h>
@@ -88,6 +89,7 @@ static int open_all(lua_State *L)
     luaL_openlibs(L);
     preload(L, "orchestrator.core.json", luaopen_orchestrator_core_json);
     preload(L, "orchestrator.core.file", luaopen_orchestrator_core_file);
+    preload(L, "orchestrator.core.crypto", luaopen_orchestrator_core_crypto);
     set_search(L, lua_dir);
     return 0;
 }
@@ -116,6 +118,7 @@ int runtime_create(struct runtime **out, const char *lua_dir)
     return 0;
 }
 
+/* Without memory there is none for a traceback, and LuaJIT itself adds none. */
 static int with_traceback(lua_State *L)
 {
     if (!lua_isstring(L, 1) && luaL_callmeta(L, 1, "__tostring")) {
@@ -123,52 +126,69 @@ static int with_traceback(lua_State *L)
         lua_settop(L, 1);
     }
     const char *message = lua_tostring(L, 1);
+    if (message && strcmp(message, "not enough memory") == 0)
+        return 1;
     luaL_traceback(L, L, message ? message : "(an error that is not a string)", 1);
     return 1;
 }
 
-static int call_main(lua_State *L, struct host *host, int argc, char **argv)
+/* One call of the program. */
+struct program {
+    struct host *host; /* borrowed */
+    int argc;
+    char **argv; /* borrowed */
+    int code;    /* the exit status, when it has returned one */
+};
+
+static void call(lua_State *L, int arguments, int handler)
 {
+    if (lua_pcall(L, arguments, 1, handler))
+        (void)lua_error(L); /* with the traceback that is in it now */
+}
+
+static int run_program(lua_State *L)
+{
+    struct program *p = lua_touserdata(L, 1);
     char exe[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe);
 
     lua_getglobal(L, "os");
-    lua_pushlightuserdata(L, host);
+    lua_pushlightuserdata(L, p->host);
     lua_pushcclosure(L, close_and_exit, 1);
     lua_setfield(L, -2, "exit");
-    lua_pop(L, 1);
 
+    lua_settop(L, 0);
+    lua_pushcfunction(L, with_traceback);
     lua_getglobal(L, "require");
     lua_pushliteral(L, "orchestrator.app");
-    if (lua_pcall(L, 1, 1, 1))
-        return -1;
+    call(L, 1, 1);
     lua_getfield(L, -1, "main");
-    host_push(L, host);
-    lua_createtable(L, argc, 0);
-    for (int i = 1; i < argc; i++) {
-        lua_pushstring(L, argv[i]);
+    host_push(L, p->host);
+    lua_createtable(L, p->argc, 0);
+    for (int i = 1; i < p->argc; i++) {
+        lua_pushstring(L, p->argv[i]);
         lua_rawseti(L, -2, i);
     }
     lua_pushlstring(L, exe, n > 0 ? (size_t)n : 0);
     lua_setfield(L, -2, "exe");
-    return lua_pcall(L, 2, 1, 1);
+    call(L, 2, 1);
+    p->code = (int)lua_tointeger(L, -1);
+    return 0;
 }
 
 int runtime_main(struct runtime *rt, int argc, char **argv)
 {
     lua_State *L = rt->L;
-    int code = 1;
+    struct program program = {.host = rt->host, .argc = argc, .argv = argv, .code = 1};
 
     lua_settop(L, 0);
-    lua_pushcfunction(L, with_traceback);
-    if (call_main(L, rt->host, argc, argv)) {
+    if (lua_cpcall(L, run_program, &program)) {
         const char *message = lua_tostring(L, -1);
         fprintf(stderr, "orchestrator: %s\n", message ? message : "unknown error");
-    } else {
-        code = (int)lua_tointeger(L, -1);
+        program.code = 1;
     }
     lua_settop(L, 0);
-    return code;
+    return program.code;
 }
 
 lua_State *runtime_lua(struct runtime *rt)

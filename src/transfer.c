@@ -2,6 +2,8 @@
 
 #include "decode.h"
 #include "file.h"
+#include "memory.h"
+#include "outcome.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -10,35 +12,32 @@
 #include <strings.h>
 
 enum {
-    KEEP_BODY = 16 * 1024,   /* a buffer of up to this size is kept for the next hop */
-    LONGEST_MS = 2000000000, /* what libcurl takes on every platform, 23 days */
-    RESERVE_MAX = 1 << 20,   /* the most that a Content-Length makes us allocate ahead */
+    KEEP_BODY = 16 * 1024,    /* a buffer of up to this size is kept for the next hop */
+    LONGEST_MS = 2000000000,  /* what libcurl takes on every platform, 23 days */
+    RESERVE_MAX = 1 << 20,    /* the most that a Content-Length makes us allocate ahead */
+    STREAM_FULL = 256 * 1024, /* a streamed body is not read on while so much of it waits */
+    STREAM_SLICE = 512,       /* coded bytes decoded at a time, lest they become too many at once */
+    STREAM_MAX = 32000000,    /* what a slice may become */
 };
 
-const char *transfer_outcome_name(enum transfer_outcome outcome)
+/* The first reason stands: what follows is libcurl's word for our own refusal. */
+static void refuse(struct transfer *t, enum fault fault, const char *reason)
 {
-    static const char *const names[] = {
-        [TRANSFER_OK] = NULL,
-        [TRANSFER_INVALID] = "invalid",
-        [TRANSFER_DNS] = "dns",
-        [TRANSFER_CONNECT] = "connect",
-        [TRANSFER_TLS] = "tls",
-        [TRANSFER_TIMEOUT] = "timeout",
-        [TRANSFER_NETWORK] = "network",
-        [TRANSFER_PROTOCOL] = "protocol",
-        [TRANSFER_TOO_LARGE] = "too_large",
-        [TRANSFER_DECODE] = "decode",
-    };
-    return names[outcome];
+    if (t->fault != FAULT_NONE)
+        return;
+    t->fault = fault;
+    t->reason = reason;
 }
 
-/* The first reason stands: what follows is libcurl's word for our own refusal. */
-static void refuse(struct transfer *t, enum transfer_outcome outcome, const char *reason)
+static void tell(struct transfer *t, unsigned news)
 {
-    if (t->outcome != TRANSFER_OK)
-        return;
-    t->outcome = outcome;
-    t->reason = reason;
+    t->news |= news;
+    t->on_news(t);
+}
+
+static void on_want(void *ctx)
+{
+    tell(ctx, TRANSFER_WANT);
 }
 
 /* The head ------------------------------------------------------------------------------------ */
@@ -49,7 +48,7 @@ static int on_decoded(void *ctx, const char *p, size_t n)
     int rc;
 
     if (t->max_body && n > t->max_body - t->size) {
-        refuse(t, TRANSFER_TOO_LARGE, "the decoded body is larger than max_body");
+        refuse(t, FAULT_BODY_TOO_LARGE, "the decoded body is larger than max_body");
         return -E2BIG;
     }
     if (t->file) {
@@ -57,13 +56,13 @@ static int on_decoded(void *ctx, const char *p, size_t n)
         if (rc) {
             snprintf(t->refusal, sizeof t->refusal, "cannot write %.180s: %s", t->save,
                      file_strerror(rc));
-            refuse(t, TRANSFER_INVALID, t->refusal);
+            refuse(t, FAULT_CANNOT_SAVE, t->refusal);
             return rc;
         }
     } else {
         rc = bytes_append(&t->body, p, n);
         if (rc) {
-            refuse(t, TRANSFER_NETWORK, "out of memory");
+            refuse(t, FAULT_OUT_OF_MEMORY, "out of memory");
             return rc;
         }
     }
@@ -77,7 +76,7 @@ static int open_save(struct transfer *t)
     if (rc) {
         snprintf(t->refusal, sizeof t->refusal, "cannot write %.180s: %s", t->save,
                  file_strerror(rc));
-        refuse(t, TRANSFER_INVALID, t->refusal);
+        refuse(t, FAULT_CANNOT_SAVE, t->refusal);
     }
     return rc;
 }
@@ -94,23 +93,27 @@ static int begin_body(struct transfer *t)
         if (rc == -ENOTSUP) {
             snprintf(t->refusal, sizeof t->refusal, "unknown Content-Encoding \"%.100s\"",
                      head->coding.data);
-            refuse(t, TRANSFER_DECODE, t->refusal);
+            refuse(t, FAULT_UNKNOWN_CODING, t->refusal);
         } else if (rc == -E2BIG) {
-            refuse(t, TRANSFER_TOO_LARGE, "more than 5 content codings in a chain");
+            refuse(t, FAULT_TOO_MANY_CODINGS, "more than 5 content codings in a chain");
         } else if (rc) {
-            refuse(t, TRANSFER_NETWORK, "out of memory");
+            refuse(t, FAULT_OUT_OF_MEMORY, "out of memory");
         }
         if (rc)
             return rc;
     } else if (head->has_length && t->max_body && (size_t)head->length > t->max_body) {
-        refuse(t, TRANSFER_TOO_LARGE, "Content-Length is larger than max_body");
+        refuse(t, FAULT_BODY_TOO_LARGE, "Content-Length is larger than max_body");
         return -E2BIG;
+    }
+    if (t->stream) {
+        tell(t, TRANSFER_HEAD);
+        return 0;
     }
     if (t->save && head->status >= 200 && head->status <= 299)
         return open_save(t);
     if (!t->decode && head->has_length && head->length <= RESERVE_MAX &&
         bytes_reserve(&t->body, (size_t)head->length)) {
-        refuse(t, TRANSFER_NETWORK, "out of memory");
+        refuse(t, FAULT_OUT_OF_MEMORY, "out of memory");
         return -ENOMEM;
     }
     return 0;
@@ -126,13 +129,39 @@ static size_t on_header(char *line, size_t size, size_t n, void *ctx)
     int rc = head_take(&t->head, line, len, t->head_only, &why);
     if (rc < 0) {
         refuse(t,
-               rc == -EPROTO  ? TRANSFER_PROTOCOL
-               : rc == -E2BIG ? TRANSFER_TOO_LARGE
-                              : TRANSFER_NETWORK,
+               rc == -EPROTO  ? FAULT_BAD_FRAMING
+               : rc == -E2BIG ? FAULT_HEAD_TOO_LARGE
+                              : FAULT_OUT_OF_MEMORY,
                why);
         return 0;
     }
     return rc == 1 && begin_body(t) ? 0 : len;
+}
+
+static int decode_some(struct transfer *t, const char *p, size_t len)
+{
+    int rc = decode_feed(t->decode, p, len);
+    if (rc == -EILSEQ)
+        refuse(t, FAULT_CORRUPT_CODING, decode_error(t->decode));
+    else if (rc)
+        refuse(t, FAULT_OUT_OF_MEMORY, "out of memory");
+    return rc;
+}
+
+static int decode_slices(struct transfer *t, const char *p, size_t len)
+{
+    for (size_t n; len; p += n, len -= n) {
+        size_t before = t->body.len;
+        n = len < STREAM_SLICE ? len : STREAM_SLICE;
+        int rc = decode_some(t, p, n);
+        if (rc)
+            return rc;
+        if (t->body.len - before > STREAM_MAX) {
+            refuse(t, FAULT_EXPANDS_TOO_FAST, "a few bytes of the body decode to more than 32 MB");
+            return -E2BIG;
+        }
+    }
+    return 0;
 }
 
 static size_t on_body(char *p, size_t size, size_t n, void *ctx)
@@ -140,14 +169,17 @@ static size_t on_body(char *p, size_t size, size_t n, void *ctx)
     struct transfer *t = ctx;
     size_t len = size * n;
 
+    if (t->stream && t->body.len >= STREAM_FULL) {
+        t->stream_paused = true;
+        return CURL_WRITEFUNC_PAUSE; /* it comes again */
+    }
     t->received += len;
-    if (!t->decode)
-        return on_decoded(t, p, len) ? 0 : len;
-    int rc = decode_feed(t->decode, p, len);
-    if (rc == -EILSEQ)
-        refuse(t, TRANSFER_DECODE, decode_error(t->decode));
-    else if (rc)
-        refuse(t, TRANSFER_NETWORK, "out of memory");
+    size_t before = t->body.len;
+    int rc = !t->decode  ? on_decoded(t, p, len)
+             : t->stream ? decode_slices(t, p, len)
+                         : decode_some(t, p, len);
+    if (t->stream && before == 0 && t->body.len)
+        tell(t, TRANSFER_DATA);
     return rc ? 0 : len;
 }
 
@@ -160,7 +192,15 @@ static size_t on_body(char *p, size_t size, size_t n, void *ctx)
             return set_code;                                                                       \
     } while (0)
 
-/* What is the same for every hop. */
+static CURLcode on_handshake(CURL *easy, void *ssl_ctx, void *ctx)
+{
+    struct transfer *t = ctx;
+    if (!t->report && !(t->report = calloc(1, sizeof *t->report)))
+        return CURLE_OUT_OF_MEMORY;
+    return tls_watch(easy, ssl_ctx, t->report);
+}
+
+/* What is the same for every hop. Its owner adds what depends on how connections are made. */
 static CURLcode set_constants(struct transfer *t)
 {
     CURL *easy = t->easy;
@@ -169,10 +209,7 @@ static CURLcode set_constants(struct transfer *t)
     SET(easy, CURLOPT_QUICK_EXIT, 1L);
     SET(easy, CURLOPT_PROTOCOLS_STR, "http,https");
     SET(easy, CURLOPT_FOLLOWLOCATION, 0L);
-    SET(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2TLS);
-    SET(easy, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
     SET(easy, CURLOPT_NETRC, (long)CURL_NETRC_IGNORED);
-    SET(easy, CURLOPT_PROXY, ""); /* or libcurl reads the environment at every transfer */
     SET(easy, CURLOPT_HTTP_CONTENT_DECODING, 0L);
     /* Otherwise libcurl goes through all the addresses it knows at the end of every transfer. How
      * many those are, and how old, we see to ourselves. */
@@ -182,21 +219,21 @@ static CURLcode set_constants(struct transfer *t)
     SET(easy, CURLOPT_HEADERDATA, t);
     SET(easy, CURLOPT_WRITEFUNCTION, on_body);
     SET(easy, CURLOPT_WRITEDATA, t);
-    const char *ca = getenv("SSL_CERT_FILE");
-    if (ca && *ca)
-        SET(easy, CURLOPT_CAINFO, ca);
+    SET(easy, CURLOPT_SSL_CTX_FUNCTION, on_handshake);
+    SET(easy, CURLOPT_SSL_CTX_DATA, t);
     return CURLE_OK;
 }
 
-int transfer_create(struct transfer **out, void *context)
+int transfer_create(struct transfer **out, void *context, void (*on_news)(struct transfer *t))
 {
     struct transfer *t = calloc(1, sizeof *t);
     if (!t)
         return -ENOMEM;
     t->context = context;
+    t->on_news = on_news;
     bytes_init(&t->headers, 0);
     bytes_init(&t->header_text, 0);
-    bytes_init(&t->request_body, 0);
+    upload_init(&t->upload, on_want, t);
     head_init(&t->head);
     bytes_init(&t->body, 0);
     t->easy = curl_easy_init();
@@ -223,8 +260,9 @@ static bool has_field(const char *text, size_t len, const char *name)
 
 /* libcurl wants a list of strings; most requests of a client carry the same ones. `text` is lines,
  * each with its line end. */
-static CURLcode set_headers(struct transfer *t, const char *text, size_t len, bool bodied)
+static CURLcode set_headers(struct transfer *t, const char *text, size_t len)
 {
+    enum upload_kind bodied = t->upload.kind;
     if (t->nodes && t->for_body == bodied && t->headers.len == len &&
         (len == 0 || memcmp(t->headers.data, text, len) == 0))
         return CURLE_OK;
@@ -249,12 +287,17 @@ static CURLcode set_headers(struct transfer *t, const char *text, size_t len, bo
         nodes[n++].data = accept;
     if (bodied)
         nodes[n++].data = expect;
-    if (bodied && !has_field(text, len, "content-type"))
+    if (bodied && bodied != UPLOAD_PARTS && !has_field(text, len, "content-type"))
         nodes[n++].data = type;
     char *p = t->header_text.data;
+    const char *cookie = NULL;
     for (char *end; len && (end = memchr(p, '\n', len)); p = end + 1) {
         len -= (size_t)(end + 1 - p);
         *end = '\0';
+        if (t->jar && strncasecmp(p, "Cookie:", 7) == 0) { /* goes into one field with the jar's */
+            cookie = p + 7 + strspn(p + 7, " ");
+            continue;
+        }
         if (end - p > 2 && end[-1] == ' ' && end[-2] == ':') {
             end[-2] = ';'; /* how libcurl is told to send a field without a value */
             end[-1] = '\0';
@@ -263,46 +306,35 @@ static CURLcode set_headers(struct transfer *t, const char *text, size_t len, bo
     }
     for (size_t i = 0; i < n; i++)
         nodes[i].next = i + 1 < n ? &nodes[i + 1] : NULL;
+    if (t->jar)
+        SET(t->easy, CURLOPT_COOKIE, cookie && *cookie ? cookie : NULL);
     return curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, n ? nodes : NULL);
-}
-
-/* Whether the request has a body, be it an empty one, which is told by its Content-Length. */
-static bool is_bodied(const struct transfer_request *request)
-{
-    const char *method = request->method;
-    return request->body || strcmp(method, "POST") == 0 || strcmp(method, "PUT") == 0 ||
-           strcmp(method, "PATCH") == 0;
 }
 
 static CURLcode set_method(struct transfer *t, const struct transfer_request *request)
 {
     CURL *easy = t->easy;
     const char *method = request->method;
-    bool get = strcmp(method, "GET") == 0 && !request->body;
+    const struct upload_source *body = &request->body;
+    bool bodied = body->text || body->file || body->parts || body->pull;
+    bool get = strcmp(method, "GET") == 0 && !bodied;
 
     t->head_only = strcmp(method, "HEAD") == 0;
     if (get && t->plain_get)
         return CURLE_OK;
     t->plain_get = false;
-    if (t->head_only && !request->body) {
+    if (t->head_only && !bodied) {
         SET(easy, CURLOPT_CUSTOMREQUEST, NULL);
         SET(easy, CURLOPT_NOBODY, 1L);
         return CURLE_OK;
     }
     SET(easy, CURLOPT_NOBODY, 0L);
-    bytes_clear(&t->request_body);
-    if (is_bodied(request)) {
-        /* POSTFIELDS is not copied by libcurl, and NULL would make it ask a callback. */
-        if (bytes_append(&t->request_body, request->body_len ? request->body : "",
-                         request->body_len ? request->body_len : 1))
-            return CURLE_OUT_OF_MEMORY;
-        SET(easy, CURLOPT_POST, 1L);
-        SET(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)request->body_len);
-        SET(easy, CURLOPT_POSTFIELDS, t->request_body.data);
-    } else {
-        SET(easy, CURLOPT_POSTFIELDS, NULL);
-        SET(easy, CURLOPT_HTTPGET, 1L);
-    }
+    /* These have a body, be it an empty one, which is told by its Content-Length. */
+    if (bodied || strcmp(method, "POST") == 0 || strcmp(method, "PUT") == 0 ||
+        strcmp(method, "PATCH") == 0)
+        return upload_begin(&t->upload, easy, body, method);
+    SET(easy, CURLOPT_POSTFIELDS, NULL);
+    SET(easy, CURLOPT_HTTPGET, 1L);
     SET(easy, CURLOPT_CUSTOMREQUEST, get ? NULL : method);
     t->plain_get = get;
     return CURLE_OK;
@@ -322,11 +354,15 @@ static CURLcode set_request(struct transfer *t, const struct transfer_request *r
     CURL *easy = t->easy;
     CURLcode code = set_method(t, request);
     if (code == CURLE_OK)
-        code = set_headers(t, request->headers ? request->headers : "", request->headers_len,
-                           is_bodied(request));
+        code = set_headers(t, request->headers ? request->headers : "", request->headers_len);
     if (code != CURLE_OK)
         return code;
     SET(easy, CURLOPT_URL, request->url);
+    /* Without TLS we speak no HTTP/2, but libcurl would believe a server that says so, and put
+     * others on its connection. */
+    t->secure = strncmp(request->url, "https:", 6) == 0;
+    SET(easy, CURLOPT_HTTP_VERSION,
+        (long)(t->secure && !t->http1 ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_1_1));
     SET(easy, CURLOPT_TIMEOUT_MS, milliseconds(request->timeout));
     /* For connecting, libcurl takes 0 for its own default. */
     SET(easy, CURLOPT_CONNECTTIMEOUT_MS,
@@ -334,19 +370,31 @@ static CURLcode set_request(struct transfer *t, const struct transfer_request *r
     return CURLE_OK;
 }
 
+static void fail_upload(struct transfer *t)
+{
+    snprintf(t->refusal, sizeof t->refusal, "%s", t->upload.problem);
+    refuse(t, FAULT_CANNOT_READ, t->refusal);
+}
+
 int transfer_prepare(struct transfer *t, const struct transfer_request *request)
 {
+    t->memory = memory_failures();
     t->max_body = request->max_body;
+    t->stream = request->stream;
     head_reset(&t->head, request->max_headers);
     if (request->save && !(t->save = strdup(request->save))) {
-        transfer_fail(t, TRANSFER_NETWORK, "out of memory");
+        transfer_fail(t, FAULT_OUT_OF_MEMORY, "out of memory");
         return -ENOMEM;
     }
     CURLcode code = set_request(t, request);
     if (code == CURLE_OK)
         return 0;
-    transfer_fail(t, code == CURLE_OUT_OF_MEMORY ? TRANSFER_NETWORK : TRANSFER_INVALID,
-                  curl_easy_strerror(code));
+    if (code == CURLE_OUT_OF_MEMORY)
+        transfer_fail(t, FAULT_OUT_OF_MEMORY, "out of memory");
+    else if (t->upload.problem[0])
+        fail_upload(t);
+    else
+        transfer_fail(t, FAULT_BAD_REQUEST, curl_easy_strerror(code));
     return code == CURLE_OUT_OF_MEMORY ? -ENOMEM : -EINVAL;
 }
 
@@ -369,51 +417,9 @@ int transfer_set_resolve(struct transfer *t, const char *entry)
 
 /* The outcome --------------------------------------------------------------------------------- */
 
-static enum transfer_outcome outcome_of(const struct transfer *t, CURLcode code)
-{
-    switch (code) {
-    case CURLE_OK:
-        return TRANSFER_OK;
-    case CURLE_URL_MALFORMAT:
-        return TRANSFER_INVALID;
-    case CURLE_COULDNT_RESOLVE_HOST:
-    case CURLE_COULDNT_RESOLVE_PROXY:
-        return TRANSFER_DNS;
-    case CURLE_COULDNT_CONNECT:
-    case CURLE_INTERFACE_FAILED:
-        return TRANSFER_CONNECT;
-    case CURLE_OPERATION_TIMEDOUT:
-        return TRANSFER_TIMEOUT;
-    case CURLE_SSL_CONNECT_ERROR:
-    case CURLE_SSL_CERTPROBLEM:
-    case CURLE_SSL_CIPHER:
-    case CURLE_PEER_FAILED_VERIFICATION:
-    case CURLE_SSL_CACERT_BADFILE:
-    case CURLE_SSL_ISSUER_ERROR:
-    case CURLE_SSL_INVALIDCERTSTATUS:
-        return TRANSFER_TLS;
-    case CURLE_WEIRD_SERVER_REPLY:
-    case CURLE_UNSUPPORTED_PROTOCOL: /* HTTP/0.9: whatever that was, it was no HTTP */
-    case CURLE_HTTP2:
-    case CURLE_HTTP2_STREAM:
-    case CURLE_BAD_CONTENT_ENCODING:
-        return TRANSFER_PROTOCOL;
-    case CURLE_RECV_ERROR:
-        /* libcurl's own caps on header bytes have no code of their own */
-        return strstr(t->message, "Too large response headers") ? TRANSFER_TOO_LARGE
-                                                                : TRANSFER_NETWORK;
-    case CURLE_OUT_OF_MEMORY:
-        return t->head.done ? TRANSFER_NETWORK : TRANSFER_TOO_LARGE; /* a line of over 100 KB */
-    default:
-        return TRANSFER_NETWORK;
-    }
-}
-
 static const char *reason_of(const struct transfer *t, CURLcode code)
 {
-    if (code == CURLE_OUT_OF_MEMORY && !t->head.done)
-        return "a line of the response headers is too long";
-    return t->message[0] ? t->message : curl_easy_strerror(code);
+    return outcome_reason(code, t->message, t->head.done);
 }
 
 /* Seconds from the hop's start, which was before libcurl's when a name was looked up; 0 for what
@@ -426,7 +432,7 @@ static double since_start(const struct transfer *t, CURLINFO info)
     return t->dns + (double)us * 1e-6;
 }
 
-static void take_infos(struct transfer *t)
+void transfer_peek_infos(struct transfer *t)
 {
     t->connect = since_start(t, CURLINFO_CONNECT_TIME_T);
     t->tls = since_start(t, CURLINFO_APPCONNECT_TIME_T);
@@ -444,7 +450,7 @@ static void end_file(struct transfer *t)
     if (!t->file)
         return;
     int rc = 0;
-    if (t->outcome == TRANSFER_OK)
+    if (t->fault == FAULT_NONE)
         rc = file_commit(t->file);
     else
         (void)file_abort(t->file); /* the hop's own error is the one to tell */
@@ -452,34 +458,96 @@ static void end_file(struct transfer *t)
     if (rc) {
         snprintf(t->refusal, sizeof t->refusal, "cannot write %.180s: %s", t->save,
                  file_strerror(rc));
-        refuse(t, TRANSFER_INVALID, t->refusal);
+        refuse(t, FAULT_CANNOT_SAVE, t->refusal);
     }
+}
+
+/* What a handshake, or the alert after it, had to do with it. */
+static void refuse_tls(struct transfer *t, CURLcode code)
+{
+    const char *reason = reason_of(t, code);
+    enum tls_verdict verdict = tls_judge(t->report, code, reason);
+
+    if (verdict == TLS_BLAMELESS)
+        return;
+    /* There is no report when it failed before it began, for want of a certificate of ours. */
+    if (!t->report)
+        t->report = calloc(1, sizeof *t->report);
+    refuse(t, verdict == TLS_CUT ? FAULT_RESET : FAULT_TLS,
+           t->report ? tls_explain(t->report, reason) : reason);
 }
 
 void transfer_finish(struct transfer *t, CURLcode code)
 {
-    take_infos(t);
+    transfer_peek_infos(t);
+    if (t->memory != memory_failures()) /* what was sent may be another request */
+        refuse(t, FAULT_OUT_OF_MEMORY, "out of memory");
     /* A server that has answered may refuse the rest of the request's body (RFC 9113 §8.1). */
     if (code == CURLE_HTTP2_STREAM && t->head.done && t->head.has_length &&
         t->wire == t->head.length)
         code = CURLE_OK;
+    if (t->upload.problem[0])
+        fail_upload(t);
+    if (code != CURLE_OK && !t->head.status)
+        refuse_tls(t, code);
     if (code != CURLE_OK)
-        refuse(t, outcome_of(t, code), reason_of(t, code));
+        refuse(t, outcome_fault(t->easy, code, t->message, t->head.status, t->head.done),
+               reason_of(t, code));
     if (!t->head.done) /* libcurl takes what there was of it for all */
-        refuse(t, TRANSFER_NETWORK, "the connection was closed within the response headers");
-    if (t->outcome == TRANSFER_OK && t->decode && decode_finish(t->decode))
-        refuse(t, TRANSFER_DECODE, decode_error(t->decode));
+        refuse(t, FAULT_CLOSED_IN_HEAD, "the connection was closed within the response headers");
+    if (t->fault == FAULT_NONE && t->decode && decode_finish(t->decode))
+        refuse(t, FAULT_CORRUPT_CODING, decode_error(t->decode));
     /* An answer that comes before the request's body has gone out ends its connection, too. */
     if (t->overrun && t->head.framing == HEAD_LENGTH && t->wire == t->head.length &&
-        !t->head.closes && !t->request_body.len)
-        refuse(t, TRANSFER_PROTOCOL, "bytes beyond the Content-Length");
+        !t->head.closes && t->upload.kind == UPLOAD_NONE)
+        refuse(t, FAULT_EXTRA_BYTES, "bytes beyond the Content-Length");
     end_file(t);
 }
 
-void transfer_fail(struct transfer *t, enum transfer_outcome outcome, const char *reason)
+void transfer_fail(struct transfer *t, enum fault fault, const char *reason)
 {
-    refuse(t, outcome, reason);
+    refuse(t, fault, reason);
     end_file(t);
+}
+
+bool transfer_is_paused(const struct transfer *t)
+{
+    return t->stream_paused || t->upload.paused;
+}
+
+/* Has libcurl go on with whatever is no longer held up. It may hand over a body's bytes at once;
+ * when those are refused, nothing more would come of the transfer, not even its end. */
+static CURLcode resume(struct transfer *t)
+{
+    CURLcode code = curl_easy_pause(t->easy, (t->stream_paused ? CURLPAUSE_RECV : 0) |
+                                                 (t->upload.paused ? CURLPAUSE_SEND : 0));
+    return code == CURLE_BAD_FUNCTION_ARGUMENT ? CURLE_OK : code; /* it has ended already */
+}
+
+CURLcode transfer_taken(struct transfer *t)
+{
+    bytes_trim(&t->body, STREAM_FULL + KEEP_BODY);
+    if (!t->stream_paused)
+        return CURLE_OK;
+    t->stream_paused = false;
+    return resume(t);
+}
+
+CURLcode transfer_send(struct transfer *t, const char *p, size_t n)
+{
+    bool paused = t->upload.paused;
+    if (upload_send(&t->upload, p, n)) {
+        refuse(t, FAULT_OUT_OF_MEMORY, "out of memory");
+        return CURLE_OUT_OF_MEMORY;
+    }
+    return paused ? resume(t) : CURLE_OK;
+}
+
+void transfer_rewind(struct transfer *t)
+{
+    t->fault = FAULT_NONE;
+    t->reason = NULL;
+    t->message[0] = '\0';
 }
 
 void transfer_reset(struct transfer *t)
@@ -494,18 +562,21 @@ void transfer_reset(struct transfer *t)
         curl_slist_free_all(t->resolve);
         t->resolve = NULL;
     }
-    bytes_trim(&t->request_body, KEEP_BODY);
+    upload_end(&t->upload, t->easy, KEEP_BODY);
     bytes_trim(&t->head.text, KEEP_BODY);
     head_reset(&t->head, 0);
     bytes_trim(&t->body, KEEP_BODY);
-    t->outcome = TRANSFER_OK;
+    t->fault = FAULT_NONE;
     t->version = 0;
     t->size = 0;
     t->received = 0;
     t->wire = 0;
     t->dns = t->connect = t->tls = t->first_byte = t->elapsed = 0;
     t->reason = NULL;
-    t->temporary = false;
+    t->news = 0;
+    if (t->report)
+        tls_report_reset(t->report);
+    t->stream = t->stream_paused = false;
     t->overrun = false;
     t->message[0] = '\0';
 }
@@ -513,6 +584,7 @@ void transfer_reset(struct transfer *t)
 int transfer_renew(struct transfer *t)
 {
     curl_easy_reset(t->easy);
+    t->upload.asks = false;
     free(t->nodes);
     t->nodes = NULL;
     t->plain_get = false;
@@ -521,17 +593,18 @@ int transfer_renew(struct transfer *t)
 
 void transfer_destroy(struct transfer *t)
 {
-    if (t->outcome == TRANSFER_OK && t->file)
-        t->outcome = TRANSFER_NETWORK; /* what was not finished is not kept */
+    if (t->fault == FAULT_NONE && t->file)
+        t->fault = FAULT_NETWORK; /* what was not finished is not kept */
     end_file(t);
     curl_easy_cleanup(t->easy);
+    upload_deinit(&t->upload);
+    free(t->report);
     decode_destroy(t->decode);
     curl_slist_free_all(t->resolve);
     free(t->nodes);
     free(t->save);
     bytes_deinit(&t->headers);
     bytes_deinit(&t->header_text);
-    bytes_deinit(&t->request_body);
     head_deinit(&t->head);
     bytes_deinit(&t->body);
     free(t);

@@ -15,14 +15,20 @@ only() {
 }
 
 only '(lua|lauxlib|lualib|luajit)\.h' runtime.c runtime.h host.c host.h json.c json.h \
-    json_encode.c json_encode.h lua_file.c lua_file.h main.c
-only 'curl/.*' transfer.c transfer.h lane.c lane.h client.c client.h main.c
+    json_encode.c json_encode.h lua_file.c lua_file.h lua_crypto.c lua_crypto.h main.c
+only 'curl/.*' memory.c transfer.c transfer.h outcome.c outcome.h upload.c upload.h lane.c lane.h profile.c profile.h \
+    hop.c hop.h client.c client.h tls.c tls.h main.c
+only 'memory\.h' memory.c transfer.c client.c
+only 'openssl/.*' tls.c lua_crypto.c
+only 'lua_crypto\.h' lua_crypto.c runtime.c
 only 'lua_file\.h' lua_file.c runtime.c
 only 'file\.h' file.c lua_file.c transfer.c
 only 'runtime\.h' runtime.c main.c
 only 'host\.h' host.c runtime.c
 only 'client\.h' client.c host.c
-only 'origin\.h' origin.c client.c
-only 'lane\.h' lane.c origin.h client.c
+only 'hop\.h' hop.c client.c
+only 'profile\.h' profile.c hop.h client.h
+only 'origin\.h' origin.c profile.h
+only 'lane\.h' lane.c origin.h profile.h
 [ "$status" -eq 0 ] || echo "check_includes: these includes break the rules at the top of $0" >&2
 exit "$status"

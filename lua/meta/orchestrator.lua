@@ -16,14 +16,14 @@
 ---@alias orc.ErrorKind
 ---| "http" # the final status is not accepted; `response` is the response
 ---| "dns" # no address; `temporary` when the name server gave no answer
----| "connect" # nobody listens there, or the network says no
+---| "connect" # nobody listens there, the network says no, or the proxy refuses
 ---| "tls" # certificate or handshake
 ---| "timeout" # a timeout or deadline passed
 ---| "network" # the connection broke
 ---| "protocol" # what came is no well-formed HTTP
----| "too_large" # more than max_body or max_headers
+---| "too_large" # more than max_body, max_headers or max_line
 ---| "too_many_redirects" # more than `follow`
----| "decode" # not JSON, or not what the content coding promised
+---| "decode" # not JSON or CSV, or not what the content coding promised
 ---| "cancelled" # the task was cancelled, or the run interrupted
 ---| "rate_limited" # the server asks to wait longer than max_retry_after
 ---| "circuit_open" # not used yet
@@ -36,6 +36,7 @@
 ---@class orc.Error
 ---@field kind orc.ErrorKind
 ---@field message string
+---@field fault? string which row of the manual's table of faults
 ---@field url? string
 ---@field method? string
 ---@field status? integer
@@ -54,8 +55,9 @@
 ---Durations. Waiting for a slot or for the rate limit does not count.
 ---@class orc.TimeoutOptions
 ---@field connect? orc.Duration looking up the name, and connecting (default "10s")
----@field attempt? orc.Duration one attempt with all its redirects (default "30s"; none with `save`)
----@field idle? orc.Duration without a byte, in whole seconds (default "30s" with `save`, else none)
+---@field dns? orc.Duration looking up the name (default: as long as `connect`)
+---@field attempt? orc.Duration with its redirects (default "30s"; none for what is not in memory)
+---@field idle? orc.Duration without a byte (default none; "30s" where `attempt` has none)
 ---@field total? orc.Duration all attempts and the waits between them (default none)
 
 ---@class orc.RetryOptions
@@ -79,7 +81,7 @@
 ---@field retry? orc.RetryOptions|false false: one attempt
 ---@field accept? integer[]|"any"|fun(res: orc.Response): boolean what is an answer (default 2xx)
 ---@field response_action? fun(res: orc.Response): orc.ResponseAction? nil: the status decides
----@field max_body? orc.Size of the decoded body (default "64MB"; none with `save`)
+---@field max_body? orc.Size of the decoded body (default "64MB"; none with `save` and `stream`)
 ---@field max_headers? orc.Size of the response's header fields (default and most 300000)
 ---@field follow? integer redirects at most (default 10)
 ---@field cache? false there is no cache yet
@@ -90,8 +92,27 @@
 ---@field query? table<string, orc.Scalar|orc.Scalar[]>
 ---@field json? any the body, encoded
 ---@field form? table<string, orc.Scalar|orc.Scalar[]> the body, as an HTML form sends it
----@field body? orc.Text the body as it is
+---@field body? orc.Text|fun(): string?, any the body as it is, or piece by piece until nil
+---@field file? string the file that is the body
+---@field multipart? orc.Part[] a form with files in it
+---@field min_speed? number|string bytes a second, over timeout.idle (default 100 with save)
+---@field stream? true the body is read by the response's iterators, while it comes
 ---@field save? string the file a 2xx body goes to
+
+---One of `value` and `file`.
+---@class orc.Part
+---@field name string
+---@field value? orc.Text|number
+---@field file? string the path of a file
+---@field filename? string (default that of the path; none with `value`)
+---@field type? string its Content-Type (default application/octet-stream for files)
+
+---@class orc.LineOptions
+---@field max_line? orc.Size the most that a line may have (default "1MB")
+
+---@class orc.CsvOptions: orc.LineOptions
+---@field header? boolean false: records are lists, and the first is one of them (default true)
+---@field separator? string one character (default ",")
 
 ---@class orc.Hop
 ---@field url string
@@ -110,15 +131,15 @@
 ---@field ok boolean 2xx
 ---@field url string of the last hop
 ---@field headers table<string, string> by lower-case name
----@field body? string decoded; nil when it was saved
+---@field body? string decoded; nil when it was saved or is streamed
 ---@field attempts integer
 ---@field hops orc.Hop[] the redirects on the way
 ---@field from_cache boolean
 ---@field ignored? true a response action said "ignore"
 ---@field framing "length"|"chunked"|"h2"|"none"|"close" "close": perhaps it is not complete
 ---@field version "1.0"|"1.1"|"2"
----@field size integer bytes of the decoded body
----@field wire integer bytes of the body as received
+---@field size? integer bytes of the decoded body; nil while it is streamed
+---@field wire? integer bytes of the body as received; nil while it is streamed
 ---@field timing orc.Timing
 local Response = {}
 
@@ -126,6 +147,29 @@ local Response = {}
 ---@return any value
 ---@return orc.Error? err kind `decode`
 function Response:json() end
+
+---The lines of the body, with their numbers. The iterator raises an orc.Error when the body breaks
+---off or a line is too long, as a `for` loop would take nil for the end.
+---@param options? orc.LineOptions
+---@return fun(): string?, integer?
+function Response:lines(options) end
+
+---The values of a JSON Lines body, with their line numbers. Raises as `lines` does.
+---@param options? orc.LineOptions
+---@return fun(): any, integer?
+function Response:jsonl(options) end
+
+---The records of a CSV body (RFC 4180), with their line numbers. Raises as `lines` does.
+---@param options? orc.CsvOptions
+---@return fun(): table?, integer?
+function Response:csv(options) end
+
+---The body in pieces, as they come. Raises as `lines` does.
+---@return fun(): string?
+function Response:chunks() end
+
+---Gives up what is left of a streamed body, and with it the slot and the connection.
+function Response:close() end
 
 -- Clients -------------------------------------------------------------------------------------
 
@@ -156,11 +200,72 @@ function Response:json() end
 ---@field value orc.Text
 ---@field place? "header"|"query" (default "header")
 
+---@class orc.DigestAuth
+---@field type "digest"
+---@field username orc.Text without a colon
+---@field password orc.Text
+
+---@class orc.Oauth2Auth
+---@field type "oauth2"
+---@field token_url orc.Text
+---@field client_id orc.Text
+---@field client_secret? orc.Text needed for client_credentials
+---@field grant? "client_credentials"|"refresh_token" (default client_credentials)
+---@field refresh_token? orc.Text for the grant of that name
+---@field scope? string|string[]
+---@field audience? string
+---@field params? table<string, orc.Text> further fields of the token request
+---@field client_auth? "basic"|"post" where the client's credentials go (default basic)
+
+---@class orc.SigV4Auth
+---@field type "sigv4"
+---@field region string
+---@field service string "s3", "execute-api" …
+---@field access_key_id orc.Text
+---@field secret_access_key orc.Text
+---@field session_token? orc.Text
+
+---@class orc.NetrcAuth
+---@field type "netrc"
+---@field file? string (default the one NETRC names, or ~/.netrc)
+
+---@alias orc.Auth
+---| orc.BearerAuth
+---| orc.BasicAuth
+---| orc.ApiKeyAuth
+---| orc.DigestAuth
+---| orc.Oauth2Auth
+---| orc.SigV4Auth
+---| orc.NetrcAuth
+
+---Files are PEM.
+---@class orc.TlsOptions
+---@field ca? string file of the authorities to trust (default the system's)
+---@field crl? string file of revocation lists, one of each authority in the chain
+---@field cert? string file of our certificate, for servers that ask for one
+---@field key? string file of its key (default that of `cert`)
+---@field key_password? orc.Text
+---@field min? "1.0"|"1.1"|"1.2"|"1.3" the oldest version (default "1.2")
+---@field insecure? boolean true: certificates are not verified, and that is warned of
+
+---@class orc.ProxyOptions
+---@field url orc.Text "http://host:3128", "https://…" or "socks5://…", perhaps with credentials
+---@field username? orc.Text
+---@field password? orc.Text
+---@field no_proxy? string hosts reached directly: "localhost, .example.com, 10.0.0.0/8"
+
 ---@class orc.ClientOptions: orc.CommonOptions
 ---@field base_url? string put before relative URLs; `auth` and headers stay at its scheme and host
----@field auth? orc.BearerAuth|orc.BasicAuth|orc.ApiKeyAuth
+---@field auth? orc.Auth
 ---@field concurrency? integer|orc.ConcurrencyOptions a number means `total` (default 50)
 ---@field rate_limit? string|orc.RateOptions (default none)
+---@field tls? orc.TlsOptions
+---@field deny_private? boolean connect to public addresses only (default false)
+---@field allow_hosts? string[] the only hosts in URLs: "a.test", "*.b.test", "10.0.0.7"
+---@field proxy? orc.Text|orc.ProxyOptions|false false: none (default: as the environment says)
+---@field resolve? table<string, string|string[]> host or "host:port" → addresses
+---@field unix_socket? string the socket that everything is sent to
+---@field cookies? boolean keep cookies, in a jar of the client's own (default false)
 
 ---Settings that requests share, and at run time slots, rate limit and retry budget.
 ---@class orc.Client
@@ -370,18 +475,21 @@ orc.source = {}
 
 ---The lines of a file, without empty ones. Raises when it cannot be read.
 ---@param path string
+---@param options? orc.LineOptions
 ---@return orc.Source
-function orc.source.lines(path) end
+function orc.source.lines(path, options) end
 
 ---The values of a JSON Lines file. Raises when it cannot be read.
 ---@param path string
+---@param options? orc.LineOptions
 ---@return orc.Source
-function orc.source.jsonl(path) end
+function orc.source.jsonl(path, options) end
 
 ---The rows of a CSV file (RFC 4180) as tables of texts, named by the first row. Raises when it
 ---cannot be read.
 ---@param path string
+---@param options? orc.CsvOptions
 ---@return orc.Source
-function orc.source.csv(path) end
+function orc.source.csv(path, options) end
 
 return orc

@@ -11,6 +11,7 @@ local log = require "orchestrator.log"
 local options = require "orchestrator.options"
 local pipeline = require "orchestrator.pipeline"
 local progress = require "orchestrator.progress"
+local proxy = require "orchestrator.proxy"
 local scheduler = require "orchestrator.scheduler"
 local secret = require "orchestrator.secret"
 local tasks = require "orchestrator.tasks"
@@ -59,7 +60,7 @@ end
 local function show_error(err)
   if err.kind == "script" then -- Lua's own messages may have lines
     local lines = {}
-    for line in err.message:gsub("\t", "  "):gmatch "[^\n]+" do
+    for line in secret.mask(err.message):gsub("\t", "  "):gmatch "[^\n]+" do
       lines[#lines + 1] = printable(line)
     end
     to_stderr("orchestrator: " .. table.concat(lines, "\n") .. "\n")
@@ -199,6 +200,9 @@ end
 local function run_script(env, opts, chunk)
   local ok, returned, err = xpcall(chunk, describe)
   if not ok then
+    if type(returned) ~= "table" then -- describe is not called when memory ran out
+      returned = { err = scheduler.raised(returned) }
+    end
     if not env.interrupted then
       if returned.misuse then
         say(placed(returned.err.message, opts.script))
@@ -242,6 +246,7 @@ function app.main(host, args)
   local env = {
     sched = sched, host = host, voice = make_voice(host, opts), version = VERSION,
     params = opts.params, concurrency = opts.concurrency, limiters = {},
+    proxies = proxy.environment(os.getenv, host.idn), -- before the script can change it
     pipelines = nil, -- how many the script made
     name = opts.script:match "([^/]+)$":gsub("%.lua$", ""), -- what a pipeline is called by default
     interrupted = nil,

@@ -1,68 +1,59 @@
--- Who we are, as a header or a query parameter: bearer (RFC 6750), basic (RFC 7617) and API keys.
--- Credentials given as plain strings become secrets here, so that they are masked like any other.
+-- Who we are. Bearer tokens (RFC 6750), Basic (RFC 7617) and API keys are the same for every
+-- request: they become part of a client's headers or query, once. The other schemes make an object
+-- that is asked at every hop (fetch.lua):
+--
+--   :ready(plan)             before it waits for its slot; may wait. true, or nil, err
+--   :authorize(plan)         when it starts: puts the credentials on it; neither waits nor fails
+--   :answered(plan, result)  when it has ended; without a result when it was cancelled. Whether to
+--                            send it again; may say in result.refusal why a 401 stands
+--
+-- It is not asked for hops to other origins than the request's own and the client's base_url, nor
+-- for requests that have an Authorization of their own.
 
+local credential = require "orchestrator.credential"
+local digest = require "orchestrator.digest"
+local netrc = require "orchestrator.netrc"
+local oauth2 = require "orchestrator.oauth2"
 local options = require "orchestrator.options"
-local secret = require "orchestrator.secret"
+local sigv4 = require "orchestrator.sigv4"
 
 local auth = {}
 
----@class orc.Auth
+---@class orc.StaticAuth
 ---@field place "header"|"query"
 ---@field name string of the header or parameter
 ---@field value orc.Secret
 
-local TYPE = { type = "string", required = true }
-
-local CREDENTIAL = {
-  type = "secret",
-  required = true,
-  check = function(text)
-    if text == "" then
-      return nil, "must not be empty"
-    end
-    return secret.value(text)
-  end,
-}
-
-local PASSWORD = { type = "secret", required = true, check = secret.value } -- may be empty
-
-local USERNAME = {
-  type = "secret",
-  required = true,
-  check = function(name)
-    if secret.reveal(name):find(":", 1, true) then
-      return nil, "must not contain a colon"
-    end
-    return name
-  end,
-}
+---@class orc.Authenticator an object as described above
 
 local function authorization(value)
   return { place = "header", name = "Authorization", value = value }
 end
 
-local types = {}
+-- Those with `build` are the same for every request, those with `new` make an object.
+local types = { digest = digest, netrc = netrc, oauth2 = oauth2, sigv4 = sigv4 }
 
 types.bearer = {
-  schema = { type = TYPE, token = CREDENTIAL },
+  schema = { type = credential.TYPE, token = credential.SECRET },
   build = function(opts)
     return authorization("Bearer " .. opts.token)
   end,
 }
 
 types.basic = {
-  schema = { type = TYPE, username = USERNAME, password = PASSWORD },
+  schema = {
+    type = credential.TYPE, username = credential.USERNAME, password = credential.PASSWORD,
+  },
   build = function(opts)
-    local pair = secret.reveal(opts.username) .. ":" .. secret.reveal(opts.password)
-    return authorization("Basic " .. secret.value(secret.base64(pair)))
+    return authorization(credential.basic(opts.username, opts.password))
   end,
 }
 
 types.api_key = {
   schema = {
-    type = TYPE,
+    type = credential.TYPE,
     name = { type = "string", required = true },
-    value = CREDENTIAL,
+    value = credential.SECRET,
     place = { type = { one_of = { "header", "query" } }, default = "header" },
   },
   build = function(opts)
@@ -70,29 +61,41 @@ types.api_key = {
   end,
 }
 
-local NAMES = { "api_key", "basic", "bearer" }
+local NAMES = {}
+for name in pairs(types) do
+  NAMES[#NAMES + 1] = name
+end
+table.sort(NAMES)
 
---- The credentials that auth options describe. Raises on misuse.
+--- The credentials that auth options describe: those that are the same for every request, or an
+--- object. Raises on misuse.
 ---@param opts table|false|nil
----@param where? string names the options in a message
----@return orc.Auth|nil
-function auth.check(opts, where)
+---@param context? table {where = names the options in a message, sched, wall = fun(): unix time,
+---  warn = fun(text), client = fun(opts): one without auth that reaches hosts as this one does}
+---@return orc.StaticAuth|nil static
+---@return orc.Authenticator|nil dynamic
+function auth.check(opts, context)
   if not opts then
     return nil
   end
-  where = where or "auth"
+  context = context or {}
+  context.where = context.where or "auth"
   local kind = type(opts) == "table" and types[opts.type]
   if not kind then
     local given = type(opts) == "table" and opts.type
     local nearest = type(given) == "string" and options.suggest(given, NAMES)
     local hint = nearest and (' (did you mean "%s"?)'):format(nearest) or ""
-    options.fail(where, ('"type" must be "%s"%s'):format(table.concat(NAMES, '", "'), hint))
+    options.fail(context.where, ('"type" must be "%s"%s'):format(table.concat(NAMES, '", "'), hint))
   end
-  return kind.build(options.check(where, opts, kind.schema))
+  local checked = options.check(context.where, opts, kind.schema)
+  if kind.build then
+    return kind.build(checked)
+  end
+  return nil, kind.new(checked, context)
 end
 
 --- Adds the credentials to what will be sent. What the script set by the same name stays.
----@param credentials orc.Auth
+---@param credentials orc.StaticAuth
 ---@param fields orc.HeaderMap
 ---@param query table<string, any>
 function auth.apply(credentials, fields, query)

@@ -3,11 +3,14 @@
 
 local auth = require "orchestrator.auth"
 local fetch = require "orchestrator.fetch"
+local hosts = require "orchestrator.hosts"
 local limits = require "orchestrator.limits"
 local options = require "orchestrator.options"
+local profile = require "orchestrator.profile"
 local rate = require "orchestrator.rate"
 local request = require "orchestrator.request"
 local retry = require "orchestrator.retry"
+local tls = require "orchestrator.tls"
 local url = require "orchestrator.url"
 
 local client = {}
@@ -33,6 +36,8 @@ SCHEMA.base_url = {
 SCHEMA.auth = { type = "table" }
 SCHEMA.concurrency = { type = { "integer", "table" } }
 SCHEMA.rate_limit = { type = "rate" }
+SCHEMA.allow_hosts = { type = "table" }
+for name, rule in pairs(profile.schema()) do SCHEMA[name] = rule end
 
 -- The limiter of a rate; one per name in a program.
 local function limiter_of(limiters, given)
@@ -52,7 +57,25 @@ local function limiter_of(limiters, given)
   return known.limiter
 end
 
----@param env table {sched, host, limiters, version, concurrency = integer?} of the program
+-- The auth options of a client: replaced by credentials that are the same for every request, or by
+-- nothing when they make an object, which is returned.
+local function authenticator(env, opts, network, allowed, warn)
+  if not opts.auth then return nil end
+  local dynamic
+  opts.auth, dynamic = auth.check(opts.auth, {
+    sched = env.sched,
+    wall = env.host.wall,
+    warn = warn,
+    client = function(given)
+      local plain = client.new(env, given)
+      plain.network, plain.allowed = network, allowed
+      return plain
+    end,
+  })
+  return dynamic
+end
+
+---@param env table {sched, host, limiters, proxies, version, concurrency = integer?} of the program
 ---@param given table|nil the options of the contract
 ---@return orc.Client
 function client.new(env, given)
@@ -60,13 +83,26 @@ function client.new(env, given)
   local concurrency = opts.concurrency
   if type(concurrency) == "number" then concurrency = { total = concurrency } end
   concurrency = options.check("client.concurrency", concurrency, CONCURRENCY)
-  if opts.auth then opts.auth = auth.check(opts.auth) end
+  local network = profile.new(env, opts)
+  local function warn(text)
+    if not env.voice then return end
+    local place = options.place()
+    env.voice.log:warn((place and place .. ": client: " or "client: ") .. text)
+  end
+  local warning = tls.warning(network.spec)
+  if warning then warn(warning) end
+  local allowed = opts.allow_hosts
+    and hosts.allow(opts.allow_hosts, "client.allow_hosts", env.host.idn)
+  local dynamic = authenticator(env, opts, network, allowed, warn)
   local defaults = request.defaults(opts, env.version)
   return setmetatable({
     sched = env.sched,
     host = env.host,
     idn = env.host.idn,
     defaults = defaults,
+    allowed = allowed,
+    network = network,
+    auth = dynamic,
     budget = retry.budget(defaults.__index.retry.budget),
     pool = limits.pool(env.sched, {
       total = env.concurrency or concurrency.total,

@@ -162,6 +162,9 @@ function headers.text(map)
     local name, value = map[key].name, secret.reveal(map[key].value)
     if not name:find "^[!#$%%&'*+.^_`|~%w-]+$" then
       return nil, ("%q is no header name"):format(name)
+    elseif key == "proxy-authorization" then -- it would go on to the host
+      return nil, 'the header "Proxy-Authorization" is not for a host: a client\'s option "proxy" '
+        .. "takes the credentials"
     elseif value:find "[%z\r\n]" then
       return nil, ('the header "%s" contains a line break or NUL'):format(name)
     elseif value:find "[%z\1-\8\11-\31\127]" then

@@ -18,6 +18,11 @@ end
 ---@return table|nil list, boolean|table found whether there was something to find; or the err, when
 ---  the response is not JSON
 function records.select(select, res)
+  if res.stream then
+    res:close()
+    return nil, errors.new("invalid", "a pipeline reads whole bodies, and this one is streamed: "
+      .. "leave stream = true out of the request", { url = res.url, attempts = res.attempts })
+  end
   local body = res.body
   if res.ignored or body == nil or body == "" then return NONE, true end
   local value, err = res:json()

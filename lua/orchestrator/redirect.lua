@@ -2,7 +2,9 @@
 -- host and port) changes, credentials are dropped by construction: of all headers only a short list
 -- that can hold none goes on, whatever the others are called (CVE-2022-27774, CVE-2018-1000007).
 
+local body = require "orchestrator.body"
 local errors = require "orchestrator.errors"
+local faults = require "orchestrator.faults"
 local secret = require "orchestrator.secret"
 local url = require "orchestrator.url"
 
@@ -12,14 +14,14 @@ local redirect = {}
 ---@field method string
 ---@field u orc.Url
 ---@field fields orc.HeaderMap
----@field body? string
 ---@field body_secret? boolean the body holds a secret
+---@field [string] any its body, see body.lua
 
 ---@class orc.Redirect what to ask for next
 ---@field method string
 ---@field url string
 ---@field headers orc.HeaderMap
----@field body? string
+---@field keeps_body boolean the body that was sent goes along
 ---@field same_origin boolean
 
 local FOLLOWED = { [301] = true, [302] = true, [303] = true, [307] = true, [308] = true }
@@ -70,10 +72,11 @@ local function next_headers(fields, same_origin, keeps_body)
   return kept
 end
 
-local function blocked(plan, reason)
+local function blocked(plan, reason, fault)
   return nil, errors.new("blocked", "redirect refused: " .. reason, {
     url = plan.u.text,
     method = plan.method,
+    fault = fault,
   })
 end
 
@@ -92,21 +95,29 @@ function redirect.next(plan, status, location, idn)
   -- Servers do send spaces; clients have always encoded them.
   local target, message = url.parse(url.join(plan.u, (location:gsub(" ", "%%20"))), idn)
   if not target then
-    return blocked(plan, message)
+    local scheme = (location:match "^%a[%w+.-]*:" or "http:"):lower()
+    local other = scheme ~= "http:" and scheme ~= "https:"
+    return blocked(plan, message, other and "redirect_scheme" or "redirect_bad_location")
   elseif plan.u.scheme == "https" and target.scheme == "http" then
-    return blocked(plan, "it leads from https to http")
+    return blocked(plan, "it leads from https to http", "redirect_downgrade")
   end
   local method = next_method(plan.method, status)
-  local keeps_body = plan.body ~= nil and method == plan.method
+  local keeps_body = body.of(plan) and method == plan.method
+  if keeps_body and body.is_spent(plan) then
+    return nil, errors.new(faults.get("body_not_repeatable").kind,
+      string.format("redirect refused: %d asks for the body again, which a function gives once",
+        status), { url = plan.u.text, method = plan.method, fault = "body_not_repeatable" })
+  end
   local same_origin = target.origin == plan.u.origin
   if keeps_body and plan.body_secret and not same_origin then
-    return blocked(plan, "it would carry a secret in the body to another origin")
+    return blocked(plan, "it would carry a secret in the body to another origin",
+      "redirect_secret_body")
   end
   return {
     method = method,
     url = target.text, -- without userinfo: a server does not choose our credentials
     headers = next_headers(plan.fields, same_origin, keeps_body),
-    body = keeps_body and plan.body or nil,
+    keeps_body = keeps_body,
     same_origin = same_origin,
   }
 end

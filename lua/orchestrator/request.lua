@@ -2,9 +2,9 @@
 -- own on top (by __index), and at the same time the `spec` that host.start takes.
 
 local auth = require "orchestrator.auth"
+local body = require "orchestrator.body"
 local errors = require "orchestrator.errors"
 local headers = require "orchestrator.headers"
-local json = require "orchestrator.json"
 local options = require "orchestrator.options"
 local redirect = require "orchestrator.redirect"
 local retry = require "orchestrator.retry"
@@ -15,10 +15,13 @@ local request = {}
 
 local TIMEOUT = {
   connect = { type = "duration" },
+  dns = { type = "duration" },
   attempt = { type = "duration" },
   idle = { type = "duration" },
   total = { type = "duration" },
 }
+
+local SLOWEST_SAVE = 100 -- bytes a second, over the idle timeout
 
 -- libcurl itself refuses more header bytes than this.
 local MOST_HEADERS = 300e3
@@ -64,9 +67,9 @@ local REQUEST = request.common_schema()
 REQUEST.url = { type = "secret" }
 REQUEST.method = { type = "string" }
 REQUEST.query = { type = "table" }
-REQUEST.json = { type = "any" }
-REQUEST.form = { type = "table" }
-REQUEST.body = { type = "secret" }
+body.schema(REQUEST)
+REQUEST.stream = { type = "boolean" }
+REQUEST.min_speed = { type = "size", min = 0 }
 REQUEST.save = {
   type = "string",
   check = function(path)
@@ -88,6 +91,7 @@ local function apply(plan, opts, where)
     local t = options.check(where .. ".timeout", timeout, TIMEOUT)
     plan.timeout = t.attempt
     plan.connect_timeout = t.connect
+    plan.dns_timeout = t.dns
     plan.idle_timeout = t.idle
     plan.total = t.total
   end
@@ -148,79 +152,52 @@ function request.defaults(opts, version)
   return { __index = defaults }
 end
 
-local MAX_DEPTH = 1000 -- of JSON; what is deeper, or a circle, fails when it is encoded
-
--- Whether a secret stands anywhere in a table, and a copy with every secret revealed.
-local function reveal(value, depth)
-  if secret.is(value) then return secret.reveal(value), true end
-  if type(value) ~= "table" or depth > MAX_DEPTH then return value, false end
-  local copy, found = setmetatable({}, getmetatable(value)), false
-  for k, v in pairs(value) do
-    local shown, hidden = reveal(v, depth + 1)
-    copy[k], found = shown, found or hidden
+-- Whether a request's headers say `Authorization = false`; nil when they do not.
+local function declines_credentials(given)
+  for name, value in pairs(given or {}) do
+    if value == false and name:lower() == "authorization" then return true end
   end
-  if found then return copy, true end
-  return value, false
-end
-
--- Gives the plan its body. Returns the content type, or nil, err.
-local function set_body(plan, opts, where)
-  local given = {}
-  for _, name in ipairs { "json", "form", "body" } do
-    if opts[name] ~= nil then given[#given + 1] = name end
-  end
-  if #given == 0 then return true end
-  if #given > 1 then
-    options.fail(where, string.format("%s and %s exclude each other", given[1], given[2]))
-  end
-  local shown, hidden = reveal(opts[given[1]], 1)
-  plan.body_secret = hidden
-  if given[1] == "json" then
-    local text, err = json.encode(shown)
-    if not text then return nil, err end
-    plan.body = text
-    return "application/json"
-  elseif given[1] == "form" then
-    plan.body = url.form(shown)
-    return "application/x-www-form-urlencoded"
-  end
-  plan.body = shown
-  return ""
 end
 
 -- Gives the plan its URL and its headers: the client's with the request's `own` on top. What a
 -- client with a base_url sends to identify itself goes to that origin only: an absolute URL may
 -- come out of somebody's data.
+-- Returns nil, what is wrong and the fault otherwise.
 local function set_target(plan, text, query, own, idn)
   text = secret.reveal(text)
   if plan.base_url then text = url.base(plan.base_url, text) end
   local u, problem = url.parse(text, idn)
-  if not u then return nil, problem end
+  if not u then return nil, problem, "bad_url" end
   local fields, standing = plan.fields, plan.query
   if plan.home and u.origin ~= plan.home then
     fields, standing = plan.abroad, nil
-    plan.fields = fields
+    plan.fields, plan.anonymous = fields, true
   end
   if query or standing then
     local all = {}
     for k, v in pairs(standing or {}) do all[k] = v end
     for k, v in pairs(query or {}) do all[k] = v end
     u, problem = url.parse(url.add_query(text, all), idn)
-    if not u then return nil, problem end
+    if not u then return nil, problem, "bad_url" end
   end
   request.aim(plan, u)
-  if own then plan.fields = headers.merge(fields, own[1], own[2]) end
+  if own then
+    plan.fields = headers.merge(own.weak, fields, own.strong, own.given)
+    plan.anonymous = plan.anonymous or declines_credentials(own.given)
+  end
   if u.userinfo then
     local user, password = u.userinfo:match "^([^:]*):?(.*)$"
     user = url.unescape(user)
-    if user:find(":", 1, true) then return nil, "the URL has a user name with a colon in it" end
+    if user:find(":", 1, true) then
+      return nil, "the URL has a user name with a colon in it", "bad_url"
+    end
     plan.fields = headers.merge(plan.fields)
     auth.apply(auth.check { type = "basic", username = user, password = url.unescape(password) },
       plan.fields, {})
   end
   if rawget(plan, "fields") then
     plan.headers, problem = headers.text(plan.fields)
-    if problem then return nil, problem end
+    if problem then return nil, problem, "bad_header" end
   end
   return true
 end
@@ -231,6 +208,20 @@ function request.aim(plan, u)
   plan.origin, plan.host, plan.port, plan.tls = u.origin, u.host, u.port, u.scheme == "https"
 end
 
+-- A request's own header fields: `weak` under the client's, `strong` and `given` over them.
+local function fields_of(plan, content_type, given)
+  if given and body.is_streamed(plan) then given = body.headers(plan, given, "request") end
+  local own = { given = given }
+  if plan.parts then
+    own.strong = { ["Content-Type"] = false } -- libcurl's, as it makes the boundary
+  elseif content_type ~= "" then
+    own[plan.body_file and "weak" or "strong"] = { ["Content-Type"] = content_type }
+  elseif not given then
+    return nil
+  end
+  return own
+end
+
 --- The plan for one request.
 ---@param defaults table from request.defaults
 ---@param given string|table a URL, or the request table of the contract
@@ -239,9 +230,9 @@ end
 function request.plan(defaults, given, idn)
   local plan = setmetatable({}, defaults)
   if type(given) == "string" or secret.is(given) then
-    local ok, problem = set_target(plan, given, nil, nil, idn)
+    local ok, problem, fault = set_target(plan, given, nil, nil, idn)
     if ok then return plan end
-    return nil, errors.new("invalid", problem, { url = secret.reveal(given) })
+    return nil, errors.new("invalid", problem, { url = secret.reveal(given), fault = fault })
   elseif type(given) ~= "table" then
     options.fail("fetch", "expects a URL or a request table, got " .. type(given))
   end
@@ -249,35 +240,66 @@ function request.plan(defaults, given, idn)
   local opts = options.check("request", given, REQUEST)
   if not opts.url and not plan.base_url then options.fail("request", '"url" is missing') end
   apply(plan, opts, "request")
-  local content_type, err = set_body(plan, opts, "request")
+  local content_type, err = body.set(plan, opts, "request")
   if not content_type then return nil, err end
   local method = opts.method
   if method then
     if not method:find "^[!#$%%&'*+.^_`|~%w-]+$" then
       return nil, errors.new("invalid", string.format("%q is no HTTP method", method),
-        { url = secret.reveal(opts.url) })
+        { url = secret.reveal(opts.url), fault = "bad_header" })
     end
     plan.method = method:upper()
-  elseif plan.body then
+  elseif body.of(plan) then
     plan.method = "POST"
   end
-  local own
-  if opts.headers or plan.body then
-    local typed = content_type ~= "" and plan.body and { ["Content-Type"] = content_type } or nil
-    own = { typed or {}, opts.headers }
-  end
-  local ok, problem = set_target(plan, opts.url or "", opts.query, own, idn)
+  local own = fields_of(plan, content_type, opts.headers)
+  local ok, problem, fault = set_target(plan, opts.url or "", opts.query, own, idn)
   if not ok then
-    return nil, errors.new("invalid", problem, { url = secret.reveal(opts.url) })
+    return nil, errors.new("invalid", problem, { url = secret.reveal(opts.url), fault = fault })
   end
-  if opts.save then
-    plan.save = opts.save
-    -- A download has no size and no end we could know: it may go on as long as bytes come.
+  if opts.save and opts.stream then
+    options.fail("request", "save and stream exclude each other")
+  end
+  if opts.save or opts.stream or body.is_streamed(plan) then
+    -- It has no size and no end we could know: it may go on as long as bytes come, or go.
     plan.idle_timeout = plan.idle_timeout or 30
     plan.timeout = rawget(plan, "timeout") or 0
+  end
+  plan.min_speed = opts.min_speed
+  if opts.save then
+    plan.save = opts.save
+    plan.max_body = opts.max_body or 0
+    -- What sends a byte now and then is not idle, and would never end.
+    plan.min_speed = opts.min_speed or SLOWEST_SAVE
+  elseif opts.stream then
+    plan.stream = true
     plan.max_body = opts.max_body or 0
   end
   return plan
+end
+
+-- A copy of a plan with what is left of the attempt's time, after a hop that took so long.
+local function copy_after(plan, took, message)
+  local after = setmetatable({}, getmetatable(plan))
+  for name, value in pairs(plan) do after[name] = value end
+  if plan.timeout > 0 then
+    after.timeout = plan.timeout - took
+    if after.timeout <= 0 then
+      return nil, errors.new("timeout", message, { url = plan.url, method = plan.method })
+    end
+  end
+  return after
+end
+
+--- The plan of a hop that is sent again, as its credentials were refused.
+---@param plan table
+---@param took number seconds the hop took
+---@return table|nil plan, table? err
+function request.again(plan, took)
+  local after, err = copy_after(plan, took, "the attempt's time was over when its credentials "
+    .. "were refused")
+  if after then after.refusals = (plan.refusals or 0) + 1 end
+  return after, err
 end
 
 --- The plan of the hop a redirect leads to. What is left of the attempt's time is its time.
@@ -286,19 +308,15 @@ end
 ---@param took number seconds that hop took
 ---@return table|nil plan, table? err
 function request.follow(plan, following, took)
-  local problem
-  local after = setmetatable({}, getmetatable(plan))
-  for name, value in pairs(plan) do after[name] = value end
+  local after, problem = copy_after(plan, took, "the redirects took longer than an attempt may")
+  if not after then return nil, problem end
+  if not following.same_origin then after.anonymous = true end
   request.aim(after, assert(url.parse(following.url)))
-  after.method, after.body, after.fields = following.method, following.body, following.headers
+  after.method, after.fields = following.method, following.headers
+  if not following.keeps_body then body.drop(after) end
   after.headers, problem = headers.text(following.headers)
-  if not after.headers then return nil, errors.new("invalid", problem, { url = plan.url }) end
-  if plan.timeout > 0 then
-    after.timeout = plan.timeout - took
-    if after.timeout <= 0 then
-      return nil, errors.new("timeout", "the redirects took longer than an attempt may",
-        { url = plan.url, method = plan.method })
-    end
+  if not after.headers then
+    return nil, errors.new("invalid", problem, { url = plan.url, fault = "bad_header" })
   end
   return after
 end

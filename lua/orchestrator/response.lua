@@ -1,9 +1,13 @@
 -- What came back. A response is the host's result table itself, given this metatable; what is
 -- seldom asked for (headers, timing) is made when it is.
 
+local csv = require "orchestrator.csv"
 local errors = require "orchestrator.errors"
 local headers = require "orchestrator.headers"
 local json = require "orchestrator.json"
+local jsonl = require "orchestrator.jsonl"
+local lines = require "orchestrator.lines"
+local options = require "orchestrator.options"
 local secret = require "orchestrator.secret"
 
 local response = {}
@@ -13,15 +17,108 @@ local methods = {}
 --- The body decoded as JSON.
 ---@return any value nil, err (kind "decode") when it is not JSON
 function methods:json()
-  if not self.body then
+  if self.stream then
+    return nil, errors.new("decode", "the body is streamed: read it with res:lines(), res:jsonl(), "
+      .. "res:csv() or res:chunks(), or fetch without stream = true", { url = self.url })
+  elseif not self.body then
     return nil, errors.new("decode", "the body was saved to a file", { url = self.url })
   end
   local value, err = json.decode(self.body)
   if err then
-    err.url, err.status = self.url, self.status
+    err.url, err.status, err.fault = self.url, self.status, "bad_json"
     return nil, err
   end
   return value
+end
+
+-- The body in pieces, for the iterators below. A streamed one can be read but once: a second reader
+-- would miss what the first one has taken in.
+local function reader_of(self, method)
+  local stream = self.stream
+  if stream then
+    if self.reading then
+      options.fail("res:" .. method, "a streamed body can be read once; res:" .. self.reading
+        .. " began it: go on with the iterator that gave")
+    end
+    self.reading = method
+    return function() return stream:read() end
+  elseif not self.body then
+    options.fail("res:" .. method, "the body was saved to a file")
+  end
+  local rest = self.body
+  return function()
+    local text = rest
+    rest = nil
+    return text
+  end
+end
+
+-- What is wrong with a record as an error, or the error that ended the body.
+local function failure(self, number, problem, kind)
+  if number == nil then return problem end
+  return errors.new(kind or "decode", string.format("line %d: %s", number, problem), {
+    url = self.url, status = self.status, attempts = self.attempts,
+    fault = kind and "record_too_long" or "bad_record",
+  })
+end
+
+-- An iterator over the records that `reader` finds (see lines.lua), with the line each began on.
+--
+-- It raises what goes wrong. A `for` loop has no place for an error: to it nil is the end, and so
+-- an answer that was cut off would pass for a shorter one. A task that does not catch it fails with
+-- it, like one that returns nil, err.
+local function iterate(self, reader)
+  local err
+  return function()
+    if err then error(err, 0) end
+    local number, record, problem, kind = reader:next()
+    if problem == nil then return record, number end
+    err = failure(self, number, problem, kind)
+    self:close()
+    error(err, 0)
+  end
+end
+
+local function records(method, format)
+  return function(self, opts)
+    opts = options.check("res:" .. method, opts, format.OPTIONS)
+    return iterate(self, format.new(reader_of(self, method), opts))
+  end
+end
+
+--- Iterates over the lines of the body, without their line ends, and their numbers. Yields.
+methods.lines = records("lines", lines)
+
+--- Iterates over the values of a JSON Lines body, and the numbers of their lines. Yields.
+methods.jsonl = records("jsonl", jsonl)
+
+--- Iterates over the records of a CSV body (RFC 4180), and the numbers of the lines they begin on:
+--- tables of texts by the names of the header, or lists. Yields.
+methods.csv = records("csv", csv)
+
+--- Iterates over the body as it comes, in pieces of any size. Yields.
+function methods:chunks()
+  local read = reader_of(self, "chunks")
+  return iterate(self, {
+    next = function()
+      local text, err
+      repeat text, err = read() until text ~= ""
+      return nil, text, err
+    end,
+  })
+end
+
+--- Gives up what is left of a streamed body, and with it the slot and the connection.
+function methods:close()
+  if self.stream then self.stream:close() end
+end
+
+-- What is known of a streamed body when it has ended, and else at once.
+local function in_the_end(name)
+  return function(self)
+    local last = self.stream and self.stream.result
+    return last and last[name]
+  end
 end
 
 local lazy = {
@@ -29,6 +126,8 @@ local lazy = {
   headers = function(self) return headers.parse(self.head) end,
   hops = function() return {} end,
   from_cache = function() return false end,
+  size = in_the_end "size",
+  wire = in_the_end "wire",
   timing = function(self)
     return {
       dns = self.dns or 0, connect = self.connect or 0, tls = self.tls or 0,

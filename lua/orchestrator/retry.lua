@@ -2,6 +2,7 @@
 -- (RFC 9110 section 10.2.3) and a budget, so that a broken server is not buried in retries. Nothing
 -- here sleeps or reads a clock: time, chance and the outcome of the attempt are arguments.
 
+local faults = require "orchestrator.faults"
 local options = require "orchestrator.options"
 
 local retry = {}
@@ -22,7 +23,7 @@ local retry = {}
 ---@field attempt integer how many there were, this one included
 ---@field method string
 ---@field kind? string the error's kind; nil when there was a response
----@field temporary? boolean of a dns error
+---@field fault? string see faults.lua; the error's kind decides without one
 ---@field status? integer
 ---@field retry_after? string the raw field
 ---@field wall number unix time
@@ -161,7 +162,7 @@ local function refusal(policy, a)
   end
   local passes
   if a.kind and a.kind ~= "http" then
-    passes = RETRIED[a.kind] or (a.kind == "dns" and a.temporary)
+    passes = a.fault and faults.get(a.fault).retried == true or not a.fault and RETRIED[a.kind]
   else
     passes = policy.statuses[a.status]
   end

@@ -37,7 +37,7 @@ function scheduler.new(host)
     ready = {}, head = 1, tail = 0, -- FIFO of tasks to step
     timers = heap.new(),
     seq = 0,
-    transfers = {}, -- id → task that waits for it
+    transfers = {}, -- id → the task that waits for it, or who is told (stream.lua)
     outstanding = 0, -- how many ids that is
     live = 0, -- tasks spawned and not ended
     idle = {}, -- coroutines whose task ended, ready for another
@@ -81,6 +81,7 @@ function Scheduler:spawn(fn, ...)
     on_cancel = nil, cancel_arg = nil, -- how to leave what it waits for
     value = nil, extra = nil, -- what wake handed over
     on_done = nil, -- function(task), by its owner
+    streams = nil, -- the open ones it owns (stream.lua)
     joiners = nil, -- tasks in await(); false where one gave up
   }, Task)
   self.live = self.live + 1
@@ -102,6 +103,8 @@ local function finish(self, task)
   task.done = true
   task.co, task.fn, task.args = nil, nil, nil
   self.live = self.live - 1
+  local streams = task.streams
+  while streams and streams[1] do streams[#streams]:close() end
   if task.on_done then task.on_done(task) end
   wake_joiners(self, task)
 end
@@ -260,7 +263,9 @@ end
 ---@param reason? string|table a text, or the error to raise
 function Task:cancel(reason)
   if self.done or self.cancelled then return end
-  if not errors.is(reason) then reason = errors.new("cancelled", reason or "cancelled") end
+  if not errors.is(reason) then
+    reason = errors.new("cancelled", reason or "cancelled", { fault = "cancelled" })
+  end
   self.cancelled = reason
   if self.on_cancel then self.on_cancel(self.cancel_arg, self) end
   self.sched:wake(self)
@@ -305,33 +310,47 @@ end
 
 -- Transfers --------------------------------------------------------------------------------
 
-local function abort(id, task)
-  local self = task.sched
+--- Has `listener:told(result)` called for all that host.poll delivers of a transfer.
+function Scheduler:attach(id, listener)
+  self.transfers[id] = listener
+  self.outstanding = self.outstanding + 1
+end
+
+--- Aborts a transfer, unless it has ended.
+function Scheduler:detach(id)
   if not self.transfers[id] then return end
   self.transfers[id] = nil
   self.outstanding = self.outstanding - 1
   self.host.cancel(id)
 end
 
+local function abort(id, task)
+  task.sched:detach(id)
+end
+
 --- Performs one hop. Cancelling the task aborts it.
 ---@param spec table what host.start takes
----@return table result what host.poll delivers, or {error=kind, message=…} when it never started
+---@return table result what host.poll delivers, or {fault=…, message=…} when it never started
 function Scheduler:perform(spec)
   local problem = refusal(self.running)
   if problem then refuse(problem) end
-  local id, kind, message = self.host.start(spec)
-  if not id then return { error = kind, message = message, elapsed = 0 } end
-  self.transfers[id] = self.running
-  self.outstanding = self.outstanding + 1
+  local id, fault, message = self.host.start(spec)
+  if not id then return { fault = fault, message = message, elapsed = 0 } end
+  self:attach(id, self.running)
   return (self:suspend(abort, id))
 end
 
 local function complete(self, id, result)
-  local task = self.transfers[id]
-  if task then
+  local waiting = self.transfers[id]
+  if not waiting then return end
+  if not result.event then
     self.transfers[id] = nil
     self.outstanding = self.outstanding - 1
-    self:wake(task, result)
+  end
+  if waiting.told then
+    waiting:told(result)
+  else
+    self:wake(waiting, result)
   end
 end
 

@@ -1,11 +1,10 @@
 -- Opaque values: a secret can be sent but not shown. `tostring`, `print` and JSON give "***";
 -- joining one with strings (`"Bearer " .. token`) gives another secret. Note that `string.format`
 -- shows "***" too. `mask` hides every value made known through `env` or `value` wherever it turns
--- up in a text: as it is, percent-encoded, JSON-escaped, or inside something that was
--- base64-encoded (RFC 4648). The known values live as long as the Lua state: make secrets once,
--- not once an item.
+-- up in a text, however it is written there (mask.lua). The known values live as long as the Lua
+-- state: make secrets once, not once an item.
 
-local bit = require "bit"
+local mask = require "orchestrator.mask"
 
 local secret = {}
 
@@ -14,7 +13,7 @@ local MIN_MASKED = 4 -- shorter values would mask ordinary text
 
 local texts = setmetatable({}, { __mode = "k" }) -- secret → its text
 local known = {} -- text → the one secret that stands for it
-local spellings = {} -- everything `mask` looks for, longest first
+local masked = mask.new() -- of all that are known
 
 ---@class orc.Secret
 
@@ -35,65 +34,10 @@ function Secret.__concat(left, right)
   return wrap(secret.reveal(left) .. secret.reveal(right))
 end
 
-local BASE64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-
 --- Base64 with padding (RFC 4648 section 4).
 ---@param text string
 ---@return string
-function secret.base64(text)
-  local out = {}
-  for at = 1, #text, 3 do
-    local a, b, c = text:byte(at, at + 2)
-    local bits = a * 65536 + (b or 0) * 256 + (c or 0)
-    for shift = 18, 0, -6 do
-      local digit = bit.band(bit.rshift(bits, shift), 63) + 1
-      out[#out + 1] = BASE64:sub(digit, digit)
-    end
-  end
-  local padding = -#text % 3
-  return table.concat(out, "", 1, #out - padding) .. ("="):rep(padding)
-end
-
--- The base64 digits that depend on `text` alone when `skipped` unknown bytes (modulo 3) precede it.
-local function base64_core(text, skipped)
-  local encoded = secret.base64(("\0"):rep(skipped) .. text)
-  local first = math.ceil(skipped * 8 / 6) + 1
-  local last = math.floor((skipped + #text) * 8 / 6)
-  return encoded:sub(first, last)
-end
-
-local function percent(text, set, format)
-  return (text:gsub(set, function(char)
-    return format:format(char:byte())
-  end))
-end
-
-local function add_spellings(value)
-  local found = {
-    value,
-    percent(value, "[^%w%-._~]", "%%%02X"),
-    percent(value, "[^%w%-._~]", "%%%02x"),
-    (percent(value, "[^%w%-._* ]", "%%%02X"):gsub(" ", "+")), -- in a form
-    percent(value, "[\128-\255]", "%%%02X"), -- in a URL we cleaned
-    (value:gsub('["\\]', "\\%0")), -- in JSON
-  }
-  for skipped = 0, 2 do
-    local core = base64_core(value, skipped)
-    found[#found + 1] = core
-    found[#found + 1] = core:gsub("[+/]", { ["+"] = "-", ["/"] = "_" })
-  end
-  local seen = {}
-  for _, spelling in ipairs(found) do
-    if not seen[spelling] then
-      seen[spelling] = true
-      spellings[#spellings + 1] = spelling
-    end
-  end
-  -- Longest first, so that a secret inside another does not leave the rest of it readable.
-  table.sort(spellings, function(a, b)
-    return #a > #b or #a == #b and a < b
-  end)
-end
+secret.base64 = mask.base64
 
 --- The secret that stands for a text.
 ---@param text string|orc.Secret
@@ -108,7 +52,7 @@ function secret.value(text)
   if not known[text] then
     known[text] = wrap(text)
     if #text >= MIN_MASKED then
-      add_spellings(text)
+      masked:add(text)
     end
   end
   return known[text]
@@ -140,29 +84,36 @@ function secret.reveal(v)
   return texts[v] or v
 end
 
-local function hide(text, spelling)
-  local from, to = text:find(spelling, 1, true)
-  if not from then
-    return text
+---@param text string
+---@return boolean
+function secret.is_known(text)
+  return known[text] ~= nil
+end
+
+--- Takes back that a value is known: it will no longer be masked. For those that were obtained on
+--- the way and have had their time.
+---@param v orc.Secret
+function secret.forget(v)
+  local text = texts[v]
+  if known[text] == v then
+    known[text] = nil
+    masked:remove(text)
   end
-  local out, copied = {}, 1
-  while from do
-    out[#out + 1] = text:sub(copied, from - 1)
-    copied = to + 1
-    from, to = text:find(spelling, copied, true)
-  end
-  out[#out + 1] = text:sub(copied)
-  return table.concat(out, MASK)
 end
 
 --- A text with every known secret value (of at least 4 bytes) replaced by "***".
 ---@param text string
 ---@return string
 function secret.mask(text)
-  for _, spelling in ipairs(spellings) do
-    text = hide(text, spelling)
-  end
-  return text
+  return masked:hide(text)
+end
+
+--- The same of the first `limit` bytes of a text. A secret that goes on beyond them is hidden, too.
+---@param text string
+---@param limit integer
+---@return string
+function secret.mask_start(text, limit)
+  return masked:hide(text, limit)
 end
 
 return secret

@@ -122,7 +122,7 @@ end
 
 -- Masked before it is cut, so that no cut leaves half a secret unrecognised.
 local function cut(text, limit)
-  text = clean(masked(text:sub(1, 4 * limit)))
+  text = clean(url.mask(secret.mask_start(text, 4 * limit)))
   if #text <= limit then return text end
   text = text:sub(1, limit)
   return text:sub(1, (source.bad_utf8(text) or #text + 1) - 1)

@@ -9,19 +9,20 @@
 --   reader:total()         how many items there will be, and whether that is exact; nil unknown
 --   reader:ack(position)   the item is through: a seam for sources that keep count elsewhere
 --   reader:close()
--- Files are read in pieces and may be of any size; a line over 1 MB is a bad item.
+-- Files are read in pieces and may be of any size. What takes their records apart is shared with
+-- responses: lines.lua, jsonl.lua, csv.lua.
 
+local csv = require "orchestrator.csv"
 local errors = require "orchestrator.errors"
-local json = require "orchestrator.json"
+local jsonl = require "orchestrator.jsonl"
+local lines = require "orchestrator.lines"
 local options = require "orchestrator.options"
 
 local byte, find, sub = string.byte, string.find, string.sub
 
 local source = {}
 
-local LINE_MAX = 1000 * 1000
 local CHUNK = 64 * 1024
-local SHOWN = 200 -- bytes of a bad line that are kept
 
 ---@class orc.Source
 local Source = {}
@@ -101,73 +102,22 @@ function source.bad_utf8(text, from)
   end
 end
 
+local function not_utf8(text)
+  local bad = source.bad_utf8(text)
+  return bad and string.format("not UTF-8 at byte %d", bad)
+end
+
 local FileReader = class()
 
--- The next line without its "\n"; false when it is too long (then with its beginning); nil at
--- the end of the file or, with a message, when reading fails.
-local function read_line(self)
-  local again = table.remove(self.back)
-  if again then
-    self.line = self.line + 1
-    if type(again) == "table" then return false, again.beginning end
-    return again
-  end
-  local from = self.at
-  local beginning -- of a line that is too long
-  while true do
-    local stop = find(self.buffer, "\n", self.at, true)
-    if stop and stop - from > LINE_MAX then
-      beginning = beginning or sub(self.buffer, from, from + SHOWN)
-    end
-    if stop then
-      self.line, self.at = self.line + 1, stop + 1
-      if beginning then return false, beginning end
-      return sub(self.buffer, from, stop - 1)
-    end
-    if #self.buffer - from >= LINE_MAX then
-      beginning = beginning or sub(self.buffer, from, from + SHOWN)
-      self.buffer, from = "", 1
-    end
-    local chunk, problem = self.file:read(CHUNK)
-    if problem then return nil, problem end
-    if not chunk then
-      self.ended = true
-      break
-    end
-    self.offset = self.offset + #chunk
-    self.buffer = sub(self.buffer, from) .. chunk
-    self.at, from = 1, 1
-  end
-  local rest = sub(self.buffer, from)
-  self.buffer, self.at = "", 1
-  if beginning or rest ~= "" then self.line = self.line + 1 end
-  if beginning then return false, beginning end
-  if rest ~= "" then return rest end
-end
-
-local function without_cr(line)
-  return byte(line, -1) == 13 and sub(line, 1, -2) or line
-end
-
 function FileReader:next()
-  while true do
-    local line, note = read_line(self)
-    if line == nil then
-      if not note then return nil end
-      return nil, nil, invalid(string.format("cannot read %s: %s", self.path, note))
-    end
-    local position = self.line
-    if line == false then
-      self.count = self.count + 1
-      return position, note, invalid "the line is longer than 1 MB"
-    end
-    local item, err = self.parse(self, line)
-    if item ~= nil or err then
-      self.count = self.count + 1
-      if err then item = sub(line, 1, SHOWN) end
-      return position, item, err
-    end
+  local position, item, problem = self.records:next()
+  if position == nil then
+    self.ended = true
+    if problem == nil then return nil end
+    return nil, nil, invalid(string.format("cannot read %s: %s", self.path, problem))
   end
+  self.count = self.count + 1
+  return position, item, problem and invalid(problem)
 end
 
 function FileReader:where(position)
@@ -175,10 +125,10 @@ function FileReader:where(position)
 end
 
 function FileReader:total()
-  if self.ended and #self.back == 0 then return self.count, true end
-  local read = self.offset - #self.buffer + self.at - 1
-  if self.size and read > 0 and self.count > 0 then
-    return math.max(self.count, math.floor(self.count * self.size / read + 0.5)), false
+  if self.ended then return self.count, true end
+  local taken = self.records.lines:taken()
+  if self.size and taken > 0 and self.count > 0 then
+    return math.max(self.count, math.floor(self.count * self.size / taken + 0.5)), false
   end
 end
 
@@ -189,122 +139,35 @@ function FileReader:close()
   end
 end
 
--- The parsers of a line: an item; nil for a line that holds none; nil, err for a bad one.
+-- The lines that are items: without empty ones, and UTF-8. See lines.lua for what `next` gives.
 
-local function parse_text(_, line)
-  line = without_cr(line)
-  if line == "" then return nil end
-  local bad = source.bad_utf8(line)
-  if bad then return nil, invalid(string.format("not UTF-8 at byte %d", bad)) end
-  return line
-end
+local Texts = {}
+Texts.__index = Texts
 
-local function parse_json(_, line)
-  if not find(line, "%S") then return nil end
-  local value, err = json.decode(line)
-  if err then return nil, invalid("not JSON: " .. err.message) end
-  return value
-end
-
--- CSV (RFC 4180) -----------------------------------------------------------------------------
-
-local function quotes_balance(line)
-  local balanced, at = true, find(line, '"', 1, true)
-  while at do
-    balanced, at = not balanced, find(line, '"', at + 1, true)
-  end
-  return balanced
-end
-
--- One quoted field that begins at `at`: its value and the place after it.
-local function quoted_field(text, at)
-  local from = at + 1
-  local stop = find(text, '"', from, true)
-  while stop and byte(text, stop + 1) == 34 do
-    stop = find(text, '"', stop + 2, true)
-  end
-  if not stop then return nil, "a quoted field is never closed" end
-  local after = byte(text, stop + 1)
-  if after and after ~= 44 then return nil, "something follows a closing quote" end
-  return (sub(text, from, stop - 1):gsub('""', '"')), stop + 1
-end
-
-local function split_fields(text)
-  local fields, n, at = {}, 0, 1
-  repeat
-    local field
-    if byte(text, at) == 34 then
-      field, at = quoted_field(text, at)
-      if not field then return nil, at end
-    else
-      local comma = find(text, ",", at, true) or #text + 1
-      field, at = sub(text, at, comma - 1), comma
-      if find(field, '"', 1, true) then return nil, "there is a quote in an unquoted field" end
+function Texts:next()
+  while true do
+    local number, line, problem = self.lines:next()
+    if number == nil or problem then return number, line, problem end
+    if line ~= "" then
+      problem = not_utf8(line)
+      if problem then line = sub(line, 1, lines.SHOWN) end
+      return number, line, problem
     end
-    n = n + 1
-    fields[n] = field
-    at = at + 1
-  until at > #text + 1
-  return fields
+  end
 end
 
--- The fields of the record that begins with `line`, which may go on over more lines. When it is
--- bad, only this line is: the others are read again as records of their own.
-local function read_fields(self, line)
-  local lines, size, open = { line }, #line, not quotes_balance(line)
-  local too_long
-  while open and size <= LINE_MAX do
-    local more, beginning = read_line(self)
-    if not more then
-      too_long = more == false and { beginning = beginning }
-      break
-    end
-    lines[#lines + 1] = more
-    size = size + #more + 1
-    if not quotes_balance(more) then open = false end
-  end
-  local text = without_cr(table.concat(lines, "\n"))
-  local fields, problem = split_fields(text)
-  local bad = fields and source.bad_utf8(text)
-  if bad then fields, problem = nil, string.format("not UTF-8 at byte %d", bad) end
-  if fields then return fields end
-  if too_long then lines[#lines + 1] = too_long end
-  for i = #lines, 2, -1 do
-    self.back[#self.back + 1] = lines[i]
-    self.line = self.line - 1
-  end
-  return nil, problem
-end
-
-local function parse_csv(self, line)
-  if without_cr(line) == "" then return nil end
-  local fields, problem = read_fields(self, line)
-  if not fields then return nil, invalid("not CSV: " .. problem) end
-  local names = self.names
-  if #fields ~= #names then
-    return nil, invalid(string.format("not CSV: %d fields where the header has %d",
-      #fields, #names))
-  end
-  local item = {}
-  for i = 1, #names do item[names[i]] = fields[i] end
-  return item
-end
-
-local function read_header(self)
-  local line, problem
-  repeat line, problem = read_line(self) until not line or without_cr(line) ~= ""
-  if line == nil and not problem then return {} end
-  local names
-  if line then names, problem = read_fields(self, line) end
-  if line == false then problem = "the line is longer than 1 MB" end
-  if not names then return nil, problem end
-  local seen = {}
-  for _, name in ipairs(names) do
-    if seen[name] then return nil, string.format('two columns are named "%s"', name) end
-    seen[name] = true
-  end
-  return names
-end
+-- For each kind of file: what reads its records, and the options that takes.
+local KINDS = {
+  lines = {
+    new = function(read, opts) return setmetatable({ lines = lines.new(read, opts) }, Texts) end,
+    options = lines.OPTIONS,
+  },
+  jsonl = { new = jsonl.new, options = jsonl.OPTIONS },
+  csv = {
+    new = function(read, opts) return csv.new(read, opts, not_utf8) end,
+    options = csv.OPTIONS,
+  },
+}
 
 -- Sources ------------------------------------------------------------------------------------
 
@@ -323,49 +186,47 @@ function Source:open()
   local size = file:seek "end"
   if size then file:seek "set" end
   local reader = setmetatable({
-    path = self.path, file = file, parse = self.parse,
+    path = self.path, file = file,
+    records = self.kind.new(function() return file:read(CHUNK) end, self.opts),
     size = size, -- nil for what cannot be sought, such as a pipe
-    buffer = "", at = 1, -- what has been read, and where in it the next line begins
-    back = {}, -- lines to be read again, the next one last
-    ended = false, -- all has been read
-    offset = 0, line = 0, count = 0, -- bytes, lines and items so far
+    count = 0, ended = false, -- items so far; there are no more
   }, FileReader)
-  local bom = file:read(3)
-  if bom and bom ~= "\239\187\191" then reader.buffer = bom end
-  reader.offset = bom and #bom or 0
-  if self.parse == parse_csv then
-    reader.names, problem = read_header(reader)
-    if not reader.names then
+  if self.kind == KINDS.csv then
+    local ok, _, message = reader.records:open()
+    if not ok then
       reader:close()
-      return nil, invalid(string.format("%s: the CSV header is bad: %s", self.path, problem))
+      return nil, invalid(string.format("%s: the CSV header is bad: %s", self.path, message))
     end
   end
   return reader
 end
 
-local function file_source(name, parse)
-  return function(path)
+local function file_source(name)
+  local kind = KINDS[name]
+  return function(path, opts)
+    local where = "source." .. name
     if type(path) ~= "string" then
-      options.fail("source." .. name, "expects the path of a file, got a " .. type(path))
+      options.fail(where, "expects the path of a file, got a " .. type(path))
     end
+    opts = options.check(where, opts, kind.options)
     local file, problem = io.open(path, "rb")
-    if not file then options.fail("source." .. name, "cannot read " .. problem) end
+    if not file then options.fail(where, "cannot read " .. problem) end
     -- Kept for the first run: what is a pipe can be opened but once.
-    return setmetatable({ path = path, parse = parse, file = file }, Source)
+    return setmetatable({ path = path, kind = kind, opts = opts, file = file }, Source)
   end
 end
 
 --- A source of the lines of a file; empty ones are passed over. Raises when it cannot be read.
----@type fun(path: string): orc.Source
-source.lines = file_source("lines", parse_text)
+---@type fun(path: string, opts?: table): orc.Source
+source.lines = file_source "lines"
 
 --- A source of the values of a JSON Lines file.
----@type fun(path: string): orc.Source
-source.jsonl = file_source("jsonl", parse_json)
+---@type fun(path: string, opts?: table): orc.Source
+source.jsonl = file_source "jsonl"
 
 --- A source of the rows of a CSV file (RFC 4180) as tables of strings, named by its first row.
----@type fun(path: string): orc.Source
-source.csv = file_source("csv", parse_csv)
+---@type fun(path: string, opts?: table): orc.Source
+source.csv = file_source "csv"
 
 --- The source that a pipeline's option stands for.
 ---@param value any a list, an iterator function or a source

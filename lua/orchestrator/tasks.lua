@@ -192,7 +192,7 @@ function tasks.new(sched)
         local ok, value, err = xpcall(fn, trace, item, index)
         if me.cancelled then error(me.cancelled, 0) end
         if not ok then
-          value, err = nil, value
+          value, err = nil, scheduler.raised(value) -- it is a text when memory ran out
         elseif value == nil and err ~= nil and not errors.is(err) then
           err = errors.new("script", tostring(err))
         elseif value ~= nil then

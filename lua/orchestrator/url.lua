@@ -18,7 +18,7 @@ local url = {}
 ---@field text string the URL to send: no fragment, no userinfo, no default port
 
 local DEFAULT_PORT = { http = 80, https = 443 }
-local SPACE, HASH, SLASH, DELETE = (" #/\127"):byte(1, 4)
+local SPACE, HASH, DOT, SLASH, DELETE = (" #./\127"):byte(1, 5)
 local MAX_HOST = 255
 local MAX_CACHED = 1000
 local PASSWORD_REACH = 200 -- bytes in which `mask` looks for the end of a broken userinfo
@@ -63,7 +63,7 @@ end
 local function is_ipv6(text)
   text = text:gsub(":(%d+)%.(%d+)%.(%d+)%.(%d+)$", function(...)
     for _, part in ipairs { ... } do
-      if #part > 3 or tonumber(part) > 255 then
+      if #part > 3 or tonumber(part) > 255 or part:find "^0%d" then
         return nil
       end
     end
@@ -189,16 +189,37 @@ end
 
 -- True when every byte can be sent as it is. A loop, as LuaJIT compiles it and not a pattern.
 local function is_clean(target)
+  local before
   for at = 1, #target do
     local byte = target:byte(at)
-    if byte <= SPACE or byte >= DELETE or byte == HASH then
+    if byte <= SPACE or byte >= DELETE or byte == HASH or byte == DOT and before == SLASH then
       return false
     end
+    before = byte
   end
   return true
 end
 
--- The target as it is sent: no fragment, nothing outside ASCII.
+-- Section 5.2.4, segment by segment.
+local function remove_dot_segments(path)
+  local kept = {}
+  local last
+  for segment in (path:gsub("^/", "") .. "/"):gmatch "(.-)/" do
+    if segment == ".." then
+      kept[#kept] = nil
+    elseif segment ~= "." then
+      kept[#kept + 1] = segment
+    end
+    last = segment
+  end
+  if last == "." or last == ".." then
+    kept[#kept + 1] = ""
+  end
+  return "/" .. table.concat(kept, "/")
+end
+
+-- The target as sent: no fragment, nothing outside ASCII, no dot segments, which libcurl would
+-- remove (section 6.2.2.3) and signatures would not know of.
 local function clean_target(target)
   local fragment = target:find("#", 1, true)
   if fragment then
@@ -206,6 +227,10 @@ local function clean_target(target)
   end
   if target:byte() ~= SLASH then
     target = "/" .. target
+  end
+  if target:find("/.", 1, true) then
+    local path, query = target:match "^([^?]*)(.*)$"
+    target = remove_dot_segments(path) .. query
   end
   return (target:gsub("[\128-\255]", percent))
 end
@@ -247,24 +272,6 @@ function url.parse(text, idn)
     target = target,
     text = authority.prefix .. target,
   }
-end
-
--- Section 5.2.4, segment by segment.
-local function remove_dot_segments(path)
-  local kept = {}
-  local last
-  for segment in (path:gsub("^/", "") .. "/"):gmatch "(.-)/" do
-    if segment == ".." then
-      kept[#kept] = nil
-    elseif segment ~= "." then
-      kept[#kept + 1] = segment
-    end
-    last = segment
-  end
-  if last == "." or last == ".." then
-    kept[#kept + 1] = ""
-  end
-  return "/" .. table.concat(kept, "/")
 end
 
 --- Resolves a reference against a parsed URL (section 5.2, strict).

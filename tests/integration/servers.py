@@ -121,9 +121,10 @@ class Connection:
 class RawServer:
     """Answers by path. A route is the bytes to send, or a function(connection, request) that gives
     them, or does as it likes and gives None. `accepted`, a function(connection), comes before the
-    first request is read. A response that says `connection: close` ends the connection."""
+    first request is read. A response that says `connection: close` ends the connection. `listener`
+    is a socket that listens elsewhere than on 127.0.0.1; the server closes it."""
 
-    def __init__(self, routes=None, accepted=None):
+    def __init__(self, routes=None, accepted=None, listener=None):
         self.routes = dict(routes or {})
         self.accepted = accepted
         self.requests = []
@@ -135,7 +136,7 @@ class RawServer:
         self.stopping = threading.Event()
         self._open = set()
         self._threads = []
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._listener = listener or socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port = self._listener.getsockname()[1]
         self.base = f"http://127.0.0.1:{self.port}"
         self._accepter = threading.Thread(target=self._accept, daemon=True)
@@ -180,7 +181,8 @@ class RawServer:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self.changed:
                 self.opened += 1
                 connection = Connection(self, sock, self.opened)

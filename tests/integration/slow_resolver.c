@@ -5,13 +5,18 @@
  *   NAME-MS.test     127.0.0.1, after MS milliseconds; without -MS at once
  *   none-MS.test     there is no such name        again-MS.test    no answer; try again later
  *   both-MS.test     ::1 and then 127.0.0.1
+ *   at-HEX-HEX.test  these addresses, 8 digits for IPv4, 32 for IPv6
+ *   turn-HEX-HEX.test  the first address at the first lookup, then the next, then the last for ever
  *
  * With RESOLVER_LOG every lookup appends the lines "+NAME" and "-NAME" to that file, when it begins
  * and when it ends.
  */
+#include <arpa/inet.h>
+#include <ctype.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,11 +45,46 @@ static void wait_ms(long ms)
         ;
 }
 
+/* One address from hexadecimal digits, up to whatever is none. */
+static int from_hex(lookup *real, const char *hex, const char *service,
+                    const struct addrinfo *numeric, struct addrinfo **out)
+{
+    unsigned char bytes[16];
+    char text[INET6_ADDRSTRLEN];
+    int n = 0;
+    while (n < 16 && isxdigit((unsigned char)hex[2 * n]) &&
+           sscanf(hex + 2 * n, "%2hhx", &bytes[n]) == 1)
+        n++;
+    inet_ntop(n == 4 ? AF_INET : AF_INET6, bytes, text, sizeof text);
+    return real(text, service, numeric, out);
+}
+
+/* The addresses in the name: all of them, or the one whose turn it is. */
+static int addresses(lookup *real, const char *name, const char *service,
+                     const struct addrinfo *numeric, struct addrinfo **out)
+{
+    static atomic_int turns;
+    int turn = name[0] == 't' ? atomic_fetch_add(&turns, 1) : -1;
+    for (const char *at = strchr(name, '-'); at; at = strchr(at + 1, '-')) {
+        if (turn > 0 && strchr(at + 1, '-')) {
+            turn--;
+            continue;
+        }
+        int rc = from_hex(real, at + 1, service, numeric, out);
+        if (rc || turn >= 0)
+            return rc;
+        out = &(*out)->ai_next;
+    }
+    return 0;
+}
+
 /* What the name says, once it has been waited for. */
 static int answer(lookup *real, const char *name, const char *service, const struct addrinfo *hints,
                   struct addrinfo **out)
 {
     struct addrinfo numeric = {.ai_flags = AI_NUMERICHOST, .ai_socktype = hints->ai_socktype};
+    if (strncmp(name, "at-", 3) == 0 || strncmp(name, "turn-", 5) == 0)
+        return addresses(real, name, service, &numeric, out);
     const char *dash = strchr(name, '-');
     if (dash)
         wait_ms(strtol(dash + 1, NULL, 10));

@@ -176,18 +176,18 @@ class Tls(WithNginx):
         self.assertEqual(run.value, 200)
 
     def test_an_unknown_authority(self):
-        self.assertRegex(self.refused("stranger"), "unable to get local issuer certificate")
+        self.assertRegex(self.refused("stranger"), r'"CN=localhost" is issued by "CN=stranger-ca", which is neither trusted')
         self.refused("https", trust="/etc/ssl/certs/ca-certificates.crt")
 
     def test_another_host(self):
-        self.assertRegex(self.refused("other"), "subject name|does not match.*localhost")
+        self.assertRegex(self.refused("other"), "the certificate is for other.test, not for localhost")
         self.assertRegex(self.refused("https", host="127.0.0.1"), "127.0.0.1")
 
     def test_an_expired_certificate(self):
         self.assertRegex(self.refused("expired"), "expired")
 
     def test_old_protocols(self):
-        self.assertRegex(self.refused("old"), "(?i)version|protocol")
+        self.assertRegex(self.refused("old"), "does not speak TLS 1.2 or newer")
 
     def test_no_tls_at_all(self):
         self.refused("http")

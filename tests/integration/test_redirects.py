@@ -1,10 +1,12 @@
 """Redirects: followed hop by hop, with nothing of value taken to another origin."""
 
+import itertools
 import json
+import os
 import unittest
 
 from program import Case
-from servers import RawServer, answer, answer_json, silence
+from servers import RawServer, answer, answer_json, silence, then_close
 
 
 def moved(status, location):
@@ -82,6 +84,46 @@ class Redirects(Case):
         )
         self.assertNotIn(b"t0ken", self.there.last().raw)
 
+    def test_credentials_do_not_come_back(self):
+        self.here.routes["/out"] = moved(302, f"{self.there.base}/back")
+        self.there.routes["/back"] = moved(302, f"{self.here.base}/echo")
+        client = 'auth = { type = "basic", username = "u", password = "p" }'
+        result = self.ask('"/out"', client)
+        self.assertIn("authorization", self.here.requests[0].headers)
+        self.assertNotIn("authorization", result["echo"]["headers"])
+        self.assertEqual([status for status, _ in result["hops"]], [302, 302])
+
+    def test_another_name_of_the_same_server_is_another_origin(self):
+        there = self.here.base.replace("127.0.0.1", "localhost")
+        self.here.routes["/out"] = moved(307, f"{there}/echo")
+        client = 'auth = { type = "api_key", name = "X-Key", value = "k3y" }'
+        request = '{ url = "/out", method = "POST", json = {}, headers = { Cookie = "c=1" } }'
+        sent = self.ask(request, client)["echo"]
+        self.assertEqual((sent["method"], sent["body"]), ("POST", "{}"))
+        self.assertEqual(
+            sorted(sent["headers"]),
+            ["accept", "accept-encoding", "content-length", "content-type", "host", "user-agent"],
+        )
+
+    def test_a_key_in_the_query_goes_nowhere_else(self):
+        self.here.routes["/out"] = moved(302, f"{self.there.base}/echo?page=2")
+        client = 'auth = { type = "api_key", name = "key", value = "k3y", place = "query" }'
+        result = self.ask('{ url = "/out", query = { page = 1 } }', client)
+        self.assertEqual(sorted(self.here.last().target[5:].split("&")), ["key=k3y", "page=1"])
+        self.assertEqual(result["echo"]["target"], "/echo?page=2")
+        self.assertNotIn("referer", result["echo"]["headers"])
+
+    def test_netrc_is_not_read_unasked(self):
+        self.write(".netrc", "default login u password p\n")
+        os.chmod(self.path(".netrc"), 0o600)
+        self.here.routes["/out"] = moved(302, "/echo")
+        run = self.lua(
+            "emit(orc.fetch(P.base .. '/out'):json().headers)",
+            f"base={self.here.base}",
+            env={"HOME": self.dir, "NETRC": self.path(".netrc")},
+        )
+        self.assertNotIn("authorization", run.value)
+
     def test_credentials_in_a_url_stay_at_their_origin(self):
         self.here.routes["/out"] = moved(302, f"{self.there.base}/echo")
         user = self.here.base.replace("//", "//user:pass%21@")
@@ -93,17 +135,12 @@ class Redirects(Case):
         self.assertNotIn("authorization", self.ask('"/out"')["echo"]["headers"])
 
     def test_the_method_and_the_body(self):
-        expected = {
-            ("POST", 301): ("GET", ""),
-            ("POST", 302): ("GET", ""),
-            ("POST", 303): ("GET", ""),
-            ("PUT", 303): ("GET", ""),
-            ("PUT", 301): ("PUT", "hello"),
-            ("POST", 307): ("POST", "hello"),
-            ("POST", 308): ("POST", "hello"),
-            ("PATCH", 308): ("PATCH", "hello"),
-        }
-        for (method, status), (then, body) in expected.items():
+        # RFC 9110 §15.4: 303 is for GET; 301 and 302 change POST and nothing else.
+        for method, status in itertools.product(
+            ("POST", "PUT", "PATCH", "DELETE"), (301, 302, 303, 307, 308)
+        ):
+            turns = status == 303 or (method == "POST" and status < 303)
+            then, body = ("GET", "") if turns else (method, "hello")
             with self.subTest(f"{method} {status}"):
                 self.here.routes["/"] = moved(status, f"{self.there.base}/echo")
                 headers = 'headers = { ["Content-Type"] = "text/plain" }'
@@ -113,9 +150,25 @@ class Redirects(Case):
                 self.assertEqual(
                     sent["headers"].get("content-type"), "text/plain" if body else None
                 )
-        self.here.routes["/"] = moved(303, "/echo")
-        self.assertEqual(self.ask('{ url = "/", method = "HEAD" }')["status"], 200)
-        self.assertEqual(self.here.last().method, "HEAD")
+        for status in (301, 302, 303, 307, 308):
+            self.here.routes["/"] = moved(status, "/echo")
+            self.assertEqual(self.ask('{ url = "/", method = "HEAD" }')["status"], 200)
+            self.assertEqual(self.here.last().method, "HEAD")
+
+    def test_other_statuses_are_no_redirects(self):
+        for status in (300, 304, 305, 306, 309, 399, 201):
+            self.here.routes["/"] = moved(status, "/echo")
+            result = self.ask('{ url = "/", accept = "any" }')
+            self.assertEqual((result["status"], result["hops"]), (status, 0))
+        self.assertEqual(self.here.targets(), ["/"] * 7)
+
+    def test_a_redirect_that_is_not_whole_is_not_followed(self):
+        self.here.routes["/"] = then_close(
+            answer("moved", status="302 Moved", location="/echo", content_length=6)
+        )
+        err = self.ask('"/"', "retry = { attempts = 2, wait_initial = 0 }")["err"]
+        self.assertEqual((err["kind"], err["attempts"]), ("network", 2))
+        self.assertEqual(self.here.targets(), ["/", "/"])
 
     def test_a_secret_in_a_body_goes_nowhere_else(self):
         self.here.routes.update(

@@ -61,6 +61,17 @@ describe("auth", function()
     assert.equal("Authorization: Bearer auth-spec-token\n", text)
   end)
 
+  it("gives an object for what is different for every request", function()
+    local static, dynamic = auth.check({ type = "digest", username = "a", password = "b" })
+    assert.is_nil(static)
+    for _, method in ipairs { "ready", "authorize", "answered" } do
+      assert.is_function(dynamic[method])
+    end
+    static, dynamic = auth.check { type = "bearer", token = "auth-spec-token" }
+    assert.equal("Authorization", static.name)
+    assert.is_nil(dynamic)
+  end)
+
   it("leaves what the script set itself", function()
     local text = applied({ type = "bearer", token = "tok-1234" }, { authorization = "Custom x" })
     assert.equal("authorization: Custom x\n", text)
@@ -71,13 +82,16 @@ describe("auth", function()
   end)
 
   it("raises on wrong options, naming them", function()
-    local types = 'auth: "type" must be "api_key", "basic", "bearer"'
+    local types = 'auth: "type" must be "api_key", "basic", "bearer", "digest", "netrc", '
+      .. '"oauth2", "sigv4"'
     local cases = {
       { {}, types },
       { "bearer", types },
       { { type = "bearr", token = "x" }, types .. ' (did you mean "bearer"?)' },
-      { { type = "oauth2" }, types },
-      { { type = "sigv4" }, types },
+      { { type = "ntlm" }, types },
+      { { type = "oath2" }, types .. ' (did you mean "oauth2"?)' },
+      { { type = "oauth2" }, 'auth: "client_id" is missing' },
+      { { type = "sigv4" }, 'auth: "access_key_id" is missing' },
       { { type = "bearer" }, 'auth: "token" is missing: it must be a string or a secret' },
       { { type = "bearer", token = "" }, 'auth: "token" must not be empty' },
       { { type = "bearer", token = 42 }, 'auth: "token" must be a string or a secret, got 42' },
@@ -95,6 +109,7 @@ describe("auth", function()
       assert.is_false(ok)
       assert.matches(case[2], message, 1, true)
     end
-    assert.matches("client.auth: ", select(2, pcall(auth.check, {}, "client.auth")), 1, true)
+    local _, message = pcall(auth.check, {}, { where = "client.auth" })
+    assert.matches("client.auth: ", message, 1, true)
   end)
 end)

@@ -95,9 +95,24 @@ local function schemas()
   end
   with_api(function(orc)
     orc.client { concurrency = {}, auth = { type = "bearer", token = "t" } }
+    orc.client { proxy = "p.test:1" }
+    orc.client { tls = {}, allow_hosts = {} }
     orc.client { auth = { type = "basic", username = "u", password = "" } }
     orc.client { auth = { type = "api_key", name = "n", value = "v" } }
+    orc.client { auth = { type = "digest", username = "u", password = "" } }
+    orc.client { auth = { type = "netrc", file = "/dev/null" } }
+    orc.client { auth = { type = "oauth2", token_url = "http://a.test/", client_id = "c",
+      client_secret = "s" } }
+    orc.client { auth = { type = "sigv4", region = "r", service = "s", access_key_id = "a",
+      secret_access_key = "s" } }
     assert(orc.fetch { url = "http://a.test/", timeout = {}, retry = {} })
+    local res = assert(orc.fetch {
+      url = "http://a.test/", multipart = { { name = "a", value = "b" } },
+    })
+    for _, name in ipairs { "lines", "jsonl", "csv" } do
+      res[name](res)
+      orc.source[name] "README.md"
+    end
     orc.pipeline { source = {} }
     orc.map({}, print)
     orc.gather {}
@@ -115,18 +130,29 @@ end
 
 -- Which classes of lua/meta describe them.
 local CLASSES = {
-  ["auth"] = { "orc.BearerAuth", "orc.BasicAuth", "orc.ApiKeyAuth" },
+  ["auth"] = { "orc.BearerAuth", "orc.BasicAuth", "orc.ApiKeyAuth", "orc.DigestAuth",
+    "orc.Oauth2Auth", "orc.SigV4Auth", "orc.NetrcAuth" },
   ["client"] = { "orc.ClientOptions" },
   ["client.concurrency"] = { "orc.ConcurrencyOptions" },
+  ["client.proxy"] = { "orc.ProxyOptions" },
+  ["client.retry"] = { "orc.RetryOptions" }, -- the token client's of oauth2
+  ["client.tls"] = { "orc.TlsOptions" },
   ["gather"] = { "orc.MapOptions" },
   ["group"] = { "orc.GroupOptions" },
   ["map"] = { "orc.MapOptions" },
   ["pipeline"] = { "orc.PipelineOptions" },
   ["rate"] = { "orc.RateOptions" },
   ["request"] = { "orc.Request" },
+  ["request.multipart[1]"] = { "orc.Part" },
   ["request.retry"] = { "orc.RetryOptions" },
   ["request.timeout"] = { "orc.TimeoutOptions" },
+  ["res:csv"] = { "orc.CsvOptions" },
+  ["res:jsonl"] = { "orc.LineOptions" },
+  ["res:lines"] = { "orc.LineOptions" },
   ["retry"] = { "orc.RetryOptions" },
+  ["source.csv"] = { "orc.CsvOptions" },
+  ["source.jsonl"] = { "orc.LineOptions" },
+  ["source.lines"] = { "orc.LineOptions" },
 }
 
 describe("the documentation", function()

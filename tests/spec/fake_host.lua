@@ -37,6 +37,12 @@ function fake_host.new(opts)
   function host.terminal() return nil end
   function host.idn(name) return name == "bücher.test" and "xn--bcher-kva.test" or nil end
 
+  host.profiles = {}
+  function host.profile(spec)
+    table.insert(host.profiles, spec)
+    return #host.profiles
+  end
+
   function host.start(spec)
     next_id = next_id + 1
     local entry = { url = spec.url, at = host.time, spec = spec, id = next_id }
@@ -49,10 +55,10 @@ function fake_host.new(opts)
     local timed_out = spec.timeout and spec.timeout > 0 and after > spec.timeout
     if timed_out then
       after = spec.timeout
-      result = { error = "timeout", message = "no answer" }
+      result = { fault = "timeout", message = "no answer" }
     end
     result.elapsed = after
-    if not result.error then
+    if not result.fault then
       result.status = result.status or 200
       result.head = "HTTP/1.1 " .. result.status .. " X\r\n" .. (result.head or "") .. "\r\n"
       result.body = result.body or ""

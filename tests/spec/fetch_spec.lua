@@ -87,7 +87,7 @@ describe("fetch", function()
       for _, kind in ipairs { "connect", "timeout", "network", "protocol" } do
         assert.equal(2, once("https://a/", { { error = kind }, OK }).attempts)
       end
-      assert.equal(2, once("https://a/", { { error = "dns", temporary = true }, OK }).attempts)
+      assert.equal(2, once("https://a/", { { fault = "dns_no_answer" }, OK }).attempts)
       assert.equal(2, once("https://a/", { { refuse = "network" }, OK }).attempts)
       for _, kind in ipairs { "dns", "tls", "too_large", "decode", "blocked" } do
         local _, err = once("https://a/", { { error = kind, message = "why", status = 206 }, OK })
@@ -99,7 +99,7 @@ describe("fetch", function()
     it("only what may be repeated", function()
       for method, attempts in pairs { GET = 2, HEAD = 2, OPTIONS = 2, PUT = 2, DELETE = 2,
         POST = 1, PATCH = 1 } do
-        for _, answer in ipairs { BUSY, { error = "network" } } do
+        for _, answer in ipairs { BUSY, { fault = "network" } } do
           local res, err = once(with { method = method }, { answer, OK })
           assert.equal(attempts, (res or err).attempts)
         end
@@ -654,7 +654,7 @@ describe("fetch", function()
 
     it("is told of every attempt, and of the end", function()
       watch(URL,
-        { BUSY, { error = "network", after = 2 }, { status = 200, body = "hello", after = 1 } })
+        { BUSY, { fault = "network", after = 2 }, { status = 200, body = "hello", after = 1 } })
       assert.same({
         attempt { attempt = 1, status = 503, kind = "http", elapsed = 125, retried = true },
         attempt { attempt = 2, kind = "network", elapsed = 2000, retried = true },

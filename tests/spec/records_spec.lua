@@ -32,6 +32,14 @@ describe("records", function()
       end
     end)
 
+    it("not from a streamed response, which would seem to have none", function()
+      local closed = 0
+      local res = response(nil, { stream = {}, close = function() closed = closed + 1 end })
+      local list, err = records.select(whole, res)
+      assert.is_nil(list)
+      assert.same({ "invalid", "http://a/1", 2, 1 }, { err.kind, err.url, err.attempts, closed })
+    end)
+
     it("not from what is no JSON; the error says where it came from", function()
       local res = response "<html>"
       local list, err = records.select(whole, res)

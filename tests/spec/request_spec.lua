@@ -243,7 +243,7 @@ describe("request", function()
 
     it("of a kind we do not have is misuse", function()
       assert.matches('tests/spec/[%w_]+.lua:%d+: auth: "type" must be "api_key", "basic", "bearer"',
-        misuse("https://a/", { auth = { type = "oauth2" } }))
+        misuse("https://a/", { auth = { type = "ntlm" } }))
       assert.matches('did you mean "bearer"',
         misuse("https://a/", { auth = { type = "baerer", token = "x" } }))
       assert.matches('auth: unknown option "tokn" %(did you mean "token"%?%)',

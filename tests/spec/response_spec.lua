@@ -1,4 +1,7 @@
+local errors = require "orchestrator.errors"
+local faults = require "orchestrator.faults"
 local json = require "orchestrator.json"
+local pieces = require "pieces"
 local response = require "orchestrator.response"
 local secret = require "orchestrator.secret"
 
@@ -45,7 +48,8 @@ describe("response", function()
   it("says which response is not JSON", function()
     local value, err = response_of({ body = "<html>" }):json()
     assert.is_nil(value)
-    assert.same({ "decode", "https://a/b", 200 }, { err.kind, err.url, err.status })
+    assert.same({ "decode", "bad_json", "https://a/b", 200 },
+      { err.kind, err.fault, err.url, err.status })
     assert.matches("byte 1", err.message)
   end)
 
@@ -54,6 +58,129 @@ describe("response", function()
     local value, err = res:json()
     assert.is_nil(value)
     assert.equal("decode: the body was saved to a file (https://a/b)", tostring(err))
+  end)
+
+  -- A response whose body comes in these pieces, then ends, or ends with an error.
+  local function streamed(list, err)
+    local stream = { closed = 0 }
+    local read = pieces.reader(list, err)
+    function stream.read() return read() end
+    function stream.close() stream.closed = stream.closed + 1 end
+    local res = response.of({ status = 200, head = HEAD, stream = stream }, "https://a/b", 1)
+    return res, stream
+  end
+
+  -- What an iterator gives, with what it raises in the end.
+  local function collect(iterator)
+    local out = {}
+    local ok, raised = pcall(function()
+      for value, number in iterator do out[#out + 1] = { value, number } end
+    end)
+    return out, not ok and raised or nil
+  end
+
+  it("gives a body in memory or a streamed one by lines, values, records and pieces", function()
+    for _, make in ipairs {
+      function(body) return (response_of { body = body }) end,
+      function(body) return (streamed(pieces.cut(body, 3, 4, 9))) end,
+    } do
+      assert.same({ { "a", 1 }, { "", 2 }, { "bcdefghi", 3 } },
+        (collect(make("a\r\n\nbcdefghi"):lines())))
+      assert.same({ { 1, 1 }, { { a = false }, 3 }, { false, 4 }, { json.null, 5 } },
+        (collect(make('1\n\n{"a":false}\nfalse\nnull'):jsonl())))
+      assert.same({ { { a = "1", b = "2\n3" }, 2 } }, (collect(make('a;b\n1;"2\n3"'):csv {
+        separator = ";",
+      })))
+      assert.same({ { { "a", "b" }, 1 }, { { "1", "23456" }, 2 } },
+        (collect(make("a,b\n1,23456"):csv { header = false })))
+    end
+    assert.same({ { "ab" } }, (collect(response_of({ body = "ab" }):chunks())))
+    assert.same({}, (collect(response_of({ body = "" }):chunks())))
+    assert.same({ { "ab" }, { "c" } }, (collect(streamed({ "ab", "", "c" }):chunks())))
+  end)
+
+  it("raises what ends a streamed body early, and gives nothing of a cut record", function()
+    local err = errors.new("network", "cut off")
+    for method, body in pairs { lines = "1\n2", jsonl = "1\n2", csv = "1\n2", chunks = "1\n" } do
+      local res, stream = streamed({ body }, err)
+      local iterator = res[method](res, method == "csv" and { header = false } or nil)
+      local out, raised = collect(iterator)
+      assert.equal(1, #out, method)
+      assert.equal(err, raised)
+      assert.equal(1, stream.closed)
+      assert.same({ {}, err }, { collect(iterator) }) -- it stays ended
+    end
+  end)
+
+  it("raises a bad record with its line, and gives up the rest", function()
+    for _, case in ipairs {
+      { "jsonl", "1\n\n{\n3\n", nil, "decode: line 3: not JSON: byte 2" },
+      { "csv", "a\n1\n1,2\n", nil,
+        "decode: line 3: not CSV: 2 fields where the header has 1 %(https://a/b" },
+      { "csv", "a,a\n1\n", nil, "decode: line 1: the CSV header is bad: two columns are named" },
+      { "lines", "1\n1234567", { max_line = 4 },
+        "too_large: line 2: the line is longer than 4 bytes %(https://a/b" },
+    } do
+      local res, stream = streamed { case[2] }
+      local _, raised = collect(res[case[1]](res, case[3]))
+      assert.is_true(errors.is(raised))
+      assert.matches(case[4], tostring(raised))
+      assert.same({ 1, 200, faults.get(raised.fault).kind },
+        { stream.closed, raised.status, raised.kind })
+      res = response_of { body = case[2] }
+      _, raised = collect(res[case[1]](res, case[3]))
+      assert.matches(case[4], tostring(raised))
+    end
+  end)
+
+  it("gives nil again after the end", function()
+    local iterator = streamed({ "a\nb" }):lines()
+    for _, want in ipairs { "a", "b" } do assert.equal(want, (iterator())) end
+    assert.is_nil((iterator()))
+    assert.is_nil((iterator()))
+  end)
+
+  local function misuse(...)
+    local ok, message = pcall(...)
+    assert.is_false(ok)
+    return message
+  end
+
+  it("can be read once when it is streamed, and any time when it is not", function()
+    local res = streamed { "a\nb" }
+    res:lines()
+    assert.matches("response_spec.lua:%d+: res:csv: a streamed body can be read once; res:lines "
+      .. "began it", misuse(res.csv, res))
+    res = response_of { body = "a\nb" }
+    for _ = 1, 2 do assert.same({ { "a", 1 }, { "b", 2 } }, (collect(res:lines()))) end
+  end)
+
+  it("cannot be read when it was saved", function()
+    local saved = response.of({ status = 200, head = HEAD }, "https://a/b", 1)
+    assert.matches("response_spec.lua:%d+: res:lines: the body was saved to a file",
+      misuse(saved.lines, saved))
+  end)
+
+  it("takes the options there are", function()
+    local res = response_of()
+    assert.matches('res:lines: unknown option "maxline" %(did you mean "max_line"%?%)',
+      misuse(res.lines, res, { maxline = 1 }))
+    assert.matches('res:csv: "separator" must be one ASCII character', misuse(res.csv, res,
+      { separator = ";;" }))
+    assert.matches('res:jsonl: unknown option "header"', misuse(res.jsonl, res, { header = false }))
+  end)
+
+  it("has no JSON when it is streamed, and says what there is instead", function()
+    local value, err = streamed({ "{}" }):json()
+    assert.is_nil(value)
+    assert.matches("^decode: the body is streamed: read it with res:lines%(%)", tostring(err))
+  end)
+
+  it("can be closed", function()
+    local res, stream = streamed { "a" }
+    res:close()
+    assert.equal(1, stream.closed)
+    response_of():close()
   end)
 
   it("shows itself in a line", function()

@@ -97,8 +97,8 @@ describe("retry.decide", function()
     for _, kind in ipairs { "connect", "timeout", "network", "protocol" } do
       assert.is_number(decide(nil, { kind = kind }))
     end
-    assert.is_number(decide(nil, { kind = "dns", temporary = true }))
-    assert.equal("permanent", reason(nil, { kind = "dns", temporary = false }))
+    assert.is_number(decide(nil, { kind = "dns", fault = "dns_no_answer" }))
+    assert.equal("permanent", reason(nil, { kind = "dns", fault = "dns_no_such_host" }))
     for _, kind in ipairs {
       "tls", "too_large", "too_many_redirects", "decode", "cancelled", "rate_limited",
       "circuit_open", "blocked", "invalid", "script", "validation",

@@ -201,7 +201,7 @@ describe("scheduler", function()
 
     it("that are refused give the kind at once", function()
       local result = w.run(get, { refuse = "network" })
-      assert.same({ error = "network", message = "refused", elapsed = 0 }, result)
+      assert.same({ fault = "network", message = "refused", elapsed = 0 }, result)
     end)
 
     it("run side by side", function()

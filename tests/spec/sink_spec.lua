@@ -161,6 +161,15 @@ describe("sink", function()
         assert.is_nil(source.bad_utf8(text))
       end
     end)
+
+    it("a long text of which little is left when its secrets are masked", function()
+      local long = ("s1nk-l0ng."):rep(300)
+      secret.value(long)
+      for extra = 0, 5 do
+        local text = sink.presentable(("-"):rep(extra) .. long:rep(4), 2048)
+        assert.is_nil(text:find("s1nk", 1, true))
+      end
+    end)
   end)
 
   it("is refused where it cannot be", function()

@@ -115,6 +115,13 @@ describe("source", function()
       assert.equal("c", items[2][2])
     end)
 
+    it("may have another cap", function()
+      for _, format in ipairs { "lines", "jsonl" } do
+        assert.same({ "1", "invalid: the line is longer than 3 bytes" },
+          all(source[format](file "1234\n", { max_line = 3 }))[1])
+      end
+    end)
+
     it("keeps of a bad line what shows which it is", function()
       local reader = source.lines(file(("x"):rep(300) .. "\255\n")):open()
       local _, item, err = reader:next()
@@ -247,6 +254,16 @@ describe("source", function()
         { "3", "invalid: the line is longer than 1 MB" },
         { "4", { a = "1", b = "2" } },
       }, rows('a,b\n"x,1\n' .. ("y"):rep(2000000) .. "\n1,2\n"))
+    end)
+
+    it("may have another separator, and no header", function()
+      assert.same({ { "2", { a = "1,5", b = "x" } } },
+        all(source.csv(file "a;b\n1,5;x\n", { separator = ";" })))
+      assert.same({ { "1", { "a", "b" } }, { "2", { "1" } } },
+        all(source.csv(file "a,b\n1\n", { header = false })))
+      local ok, message = pcall(source.csv, path, { seperator = ";" })
+      assert.is_false(ok)
+      assert.matches('source.csv: unknown option "seperator" %(did you mean "separator"', message)
     end)
 
     it("refuses a header that would lose a column", function()

@@ -47,6 +47,21 @@ describe("url.parse", function()
     end
   end)
 
+  it("removes the dot segments of the path, as it is asked for without them", function()
+    local cases = {
+      { "http://h/a/../b/./c/..?x/../y", "/b/?x/../y" },
+      { "http://h/..", "/" }, { "http://h/.", "/" }, { "http://h/../../a", "/a" },
+      { "http://h/a/.", "/a/" }, { "http://h/a/b/..", "/a/" }, { "http://h//../a", "/a" },
+      { "http://h/.a/..b/c./...", "/.a/..b/c./..." }, { "http://h?/../x", "/?/../x" },
+      { "http://h/a#/../b", "/a" }, { "http://h/%2e%2e/a", "/%2e%2e/a" },
+    }
+    for _ = 1, 2 do
+      for _, case in ipairs(cases) do
+        assert.equal(case[2], parsed(case[1]).target)
+      end
+    end
+  end)
+
   it("takes the last @ as the end of the userinfo, before the path only", function()
     assert.equal("evil.com:x@y", parsed("https://evil.com:x@y@good.com/").userinfo)
     assert.equal("good.com", parsed("https://evil.com:x@y@good.com/").host)
@@ -75,7 +90,8 @@ describe("url.parse", function()
   it("refuses what is no IPv6 literal", function()
     for _, host in ipairs {
       "", ":", ":::", "1", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "1::2::3", "12345::", "g::",
-      ":1::2", "1::2:", "1:2:3:4:5:6:7::8", "::256.0.0.1", "::1.2.3", "::1.2.3.4.5", "::a1.2.3.4",
+      ":1::2", "1::2:", "1:2:3:4:5:6:7::8", "::256.0.0.1", "::1.2.3", "::1.2.3.4.5",
+      "::a1.2.3.4", "::1.2.03.4",
       "1.2.3.4", "::1.2.3.4:5", "fe80::1%25eth0", "v1.x", "::1]x[",
     } do
       assert.matches("bad IPv6 address", refused("http://[" .. host .. "]/"))

@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -71,6 +72,13 @@ static void ambiguous_framing_is_refused(void **state)
         "Transfer-Encoding: chunked\nContent-Length: 5",
         "Transfer-Encoding: gzip, chunked",
         "Transfer-Encoding: chunked\nTransfer-Encoding: chunked",
+        "Content-Length: 5\n 6",
+        "Transfer-Encoding: chunked\n\t, identity",
+        "Content-Encoding:\n gzip",
+        "X: a\rContent-Length: 5",
+        "X: a\r",
+        "Content-Length : 5",
+        "Transfer-Encoding\t: chunked",
     };
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -81,6 +89,96 @@ static void ambiguous_framing_is_refused(void **state)
     }
     expect("HTTP/1.1 200 OK\nContent-Length: 7\nContent-Length: 7\n\n", 1, HEAD_LENGTH, 7);
     expect("HTTP/1.1 200 OK\nContent-Length: 7 , 7\n\n", 1, HEAD_LENGTH, 7);
+}
+
+static void other_fields_may_be_folded_or_odd(void **state)
+{
+    (void)state;
+    expect("HTTP/1.1 200 OK\nX: a\n b\n\tContent-Length: 9\nX : y\nContent-Length: 3\n\n", 1,
+           HEAD_LENGTH, 3);
+}
+
+/* libcurl reads "1000" as 100 and would go on to a second head. */
+static void a_status_has_three_digits(void **state)
+{
+    static const char *const bad[] = {
+        "HTTP/1.1 1000 x", "HTTP/1.1 20 x",         "HTTP/1.1 099 x",
+        "HTTP/1.1 -20 x",  "HTTP/1.1 20",           "HTTP/1.1 x",
+        "HTTP/1.1",        "HTTP/1.1 200OK",        "HTTP 200 OK",
+        "ICY 200 OK",      "HTTP/1.1 200000000000", "HTTP/1.1 101 Switching Protocols",
+        "HTTP/x.y 204 OK", "HTTP/11 204 OK",        "HTTP/1 204 OK",
+        "HTTP/1.10 204 O", "HTTP/1.1x 204 OK",      "HTTP/1,1 204 OK",
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char lines[64];
+        snprintf(lines, sizeof lines, "%s\n\n", bad[i]);
+        expect(lines, -EPROTO, HEAD_NONE, 0);
+    }
+    expect("HTTP/1.1 200\n\n", 1, HEAD_CLOSE, 0);
+    expect("HTTP/1.1  200 OK\n\n", 1, HEAD_CLOSE, 0);
+}
+
+/* libcurl takes it for a field like any other. */
+static void a_status_line_inside_a_head_starts_none(void **state)
+{
+    struct head h;
+    (void)state;
+    assert_int_equal(
+        judge(&h, "HTTP/1.1 200 OK\nContent-Length: 5\nHTTP/1.1 201 Created\nX: y\n\n"), 1);
+    assert_int_equal(h.status, 200);
+    assert_int_equal(h.framing, HEAD_LENGTH);
+    assert_int_equal(h.length, 5);
+    head_deinit(&h);
+}
+
+static void http2_is_told_from_a_text_that_says_so(void **state)
+{
+    static const char *const bad[] = {
+        "HTTP/2 200 OK", "HTTP/2 200",  "HTTP/2  200",
+        "HTTP/2.0 200 ", "HTTP/2 2000", "HTTP/20 200 ",
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char lines[64];
+        snprintf(lines, sizeof lines, "%s\n\n", bad[i]);
+        expect(lines, -EPROTO, HEAD_NONE, 0);
+    }
+    expect("HTTP/2 200 \n\n", 1, HEAD_H2, 0);
+    struct head h;
+    const char *why = "";
+    head_init(&h);
+    h.plain = true;
+    head_reset(&h, 0);
+    assert_int_equal(feed(&h, "HTTP/2 200 \n\n", false, &why), -EPROTO);
+    head_deinit(&h);
+}
+
+static void http_1_0_has_no_chunks(void **state)
+{
+    (void)state;
+    expect("HTTP/1.0 200 OK\nTransfer-Encoding: chunked\n\n", -EPROTO, HEAD_NONE, 0);
+    expect("HTTP/1.0 200 OK\nContent-Length: 2\n\n", 1, HEAD_LENGTH, 2);
+}
+
+static void trailers_have_a_cap(void **state)
+{
+    struct head h;
+    const char *why = "";
+    int rc = 0;
+    (void)state;
+    head_init(&h);
+    head_reset(&h, 60);
+    assert_int_equal(feed(&h, "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n", false, &why), 1);
+    for (int i = 0; i < 10; i++)
+        assert_int_equal(feed(&h, "X: y\n", false, &why), 0);
+    assert_int_equal(feed(&h, "X: y\n", false, &why), -E2BIG);
+    head_reset(&h, 0);
+    assert_int_equal(feed(&h, "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n", false, &why), 1);
+    for (int i = 0; rc == 0 && i < 100000; i++)
+        rc = feed(&h, "X: y\n", false, &why);
+    assert_int_equal(rc, -E2BIG);
+    head_deinit(&h);
 }
 
 static void an_interim_response_gives_way(void **state)
@@ -105,6 +203,9 @@ static void trailers_change_nothing(void **state)
     size_t len = h.text.len;
     const char *why = "";
     assert_int_equal(feed(&h, "Content-Length: 5\nContent-Encoding: gzip\n", false, &why), 0);
+    assert_int_equal(feed(&h, "HTTP/1.1 404 Not Found\nX: y\n\n", false, &why), 0);
+    assert_int_equal(h.status, 200);
+    assert_int_equal(h.framing, HEAD_CHUNKED);
     assert_int_equal(h.text.len, len);
     assert_false(h.has_length);
     assert_int_equal(h.coding.len, 0);
@@ -149,6 +250,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(framing_is_told),
         cmocka_unit_test(ambiguous_framing_is_refused),
+        cmocka_unit_test(other_fields_may_be_folded_or_odd),
+        cmocka_unit_test(a_status_has_three_digits),
+        cmocka_unit_test(a_status_line_inside_a_head_starts_none),
+        cmocka_unit_test(http2_is_told_from_a_text_that_says_so),
+        cmocka_unit_test(http_1_0_has_no_chunks),
+        cmocka_unit_test(trailers_have_a_cap),
         cmocka_unit_test(an_interim_response_gives_way),
         cmocka_unit_test(trailers_change_nothing),
         cmocka_unit_test(codings_and_close_are_noted),
