@@ -19,9 +19,10 @@ static int take_prereq(struct hop *h)
     }
     /* libcurl tries again by itself when a connection that it uses again breaks, even if the server
      * has had the request. */
-    if (h->sent++ == 0)
+    if (h->sent++ == 0) {
+        h->alone = r->active == 1;
         lane_connected(r->lane);
-    else if (!h->repeatable) {
+    } else if (!h->repeatable) {
         transfer_fail(h->transfer, FAULT_CLOSED_EARLY,
                       "the connection was closed before an answer came");
         return CURL_PREREQFUNC_ABORT;
@@ -402,17 +403,35 @@ void hop_end(struct hop *h)
     h->hops->ended_count++;
 }
 
-/* There is no descriptor for its connection: it waits for one. Nothing of it was sent. */
-static void hop_starve(struct hop *h)
+/* Takes back a hop that libcurl has given up, to be sent again. */
+static void hop_take_back(struct hop *h)
 {
-    struct hops *hs = h->hops;
-
     lane_stop(h->route->lane, h->transfer->easy);
     hop_stop_timer(h);
     hop_leave_route(h);
     h->state = HOP_STARTING;
     h->names = 0;
+    h->sent = 0;
     transfer_rewind(h->transfer);
+}
+
+/* Whether the server closed the connection that the hop found idle, just as it was used again. In
+ * HTTP/1 libcurl tries again by itself; in HTTP/2 it does not. */
+static bool hop_came_late(const struct hop *h, CURLcode code)
+{
+    long fresh = 1;
+    return code == CURLE_HTTP2 && h->alone && h->repeatable && !h->late &&
+           !h->transfer->head.status &&
+           curl_easy_getinfo(h->transfer->easy, CURLINFO_NUM_CONNECTS, &fresh) == CURLE_OK &&
+           fresh == 0;
+}
+
+/* There is no descriptor for its connection: it waits for one. Nothing of it was sent. */
+static void hop_starve(struct hop *h)
+{
+    struct hops *hs = h->hops;
+
+    hop_take_back(h);
     if (h->last_try && hs->flying == 0) {
         hop_fail(h, FAULT_NO_DESCRIPTORS,
                  "the system has no descriptor for another connection (see ulimit -n)");
@@ -432,6 +451,12 @@ void hop_finish(struct hop *h, CURLcode code)
 
     if (code == CURLE_COULDNT_CONNECT && (h->user.refused == EMFILE || h->user.refused == ENFILE)) {
         hop_starve(h);
+        return;
+    }
+    if (hop_came_late(h, code)) {
+        hop_take_back(h);
+        h->late = true;
+        hop_set_out(h);
         return;
     }
     if (code == CURLE_COULDNT_CONNECT && h->user.refused == EACCES && h->user.denied[0]) {
@@ -460,6 +485,7 @@ void hop_begin(struct hop *h, const struct transfer_request *request)
     h->names = 0;
     h->starved = 0;
     h->last_try = false;
+    h->late = false;
     h->sent = 0;
     h->state = HOP_STARTING;
     if (transfer_prepare(h->transfer, request))

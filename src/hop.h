@@ -54,6 +54,8 @@ struct hop {
     unsigned long names;       /* the generation of the addresses it carries, 0 for none */
     bool told;                 /* in hops->told */
     unsigned starved;          /* how often no descriptor was free for it */
+    bool alone;                /* no other was on its route when it got its connection */
+    bool late;                 /* it was sent again because the server had left */
     bool last_try;             /* it was let go when nothing else could free one */
     uint64_t began;            /* uv_hrtime when the lookup started */
     double timeout;            /* seconds left for the hop, lookup included; 0 = none */

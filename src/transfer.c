@@ -545,6 +545,7 @@ CURLcode transfer_send(struct transfer *t, const char *p, size_t n)
 
 void transfer_rewind(struct transfer *t)
 {
+    t->upload.at = 0;
     t->fault = FAULT_NONE;
     t->reason = NULL;
     t->message[0] = '\0';

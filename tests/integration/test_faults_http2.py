@@ -182,7 +182,9 @@ class Http2(Case):
                     )
                 else:
                     self.assertEqual((outcome.get("json"), outcome["framing"]), ({"id": 1}, "h2"))
-                self.assertEqual(servers[name].requests, outcome["attempts"])
+                # A connection used again that closes before an answer is no attempt's failure.
+                unasked = 1 if fault == "closed_early" else 0
+                self.assertIn(servers[name].requests - outcome["attempts"], (0, unasked))
 
     TEN = """
     local items = {}
