@@ -38,9 +38,13 @@ struct client_target {
  */
 int client_create(struct client **out, uv_loop_t *loop, void (*on_ended)(void *ctx), void *ctx);
 
-/* Adds a profile, which stays; see profile.h. Returns its number > 0, -EINVAL when libcurl cannot
- * do what the options say, or -ENOMEM. */
+/* Adds a profile; see profile.h. Returns its number > 0, -EINVAL when libcurl cannot do what the
+ * options say, or -ENOMEM. */
 int client_profile(struct client *c, const struct profile_options *options);
+
+/* Closes a profile and its connections, at once or when its last hop is over; no other is started
+ * on it. May be called at any time. The default one and unknown ones are left alone. */
+void client_profile_close(struct client *c, int id);
 
 /*
  * Starts a hop, whose strings are copied. Returns 0 with `*id`, a whole number < 2^53 that names it

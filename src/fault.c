@@ -29,6 +29,7 @@ const char *fault_name(enum fault fault)
         [FAULT_NOT_HTTP] = "not_http",
         [FAULT_BAD_FRAMING] = "bad_framing",
         [FAULT_EXTRA_BYTES] = "extra_bytes",
+        [FAULT_UNASKED_RANGE] = "unasked_range",
         [FAULT_HEAD_TOO_LARGE] = "head_too_large",
         [FAULT_BODY_TOO_LARGE] = "body_too_large",
         [FAULT_TOO_MANY_CODINGS] = "too_many_codings",

@@ -338,6 +338,20 @@ int file_abort(struct file *f)
     return rc;
 }
 
+int file_move(const char *from, const char *to)
+{
+    struct stat old;
+    bool exists = lstat(to, &old) == 0;
+    if (!exists && errno != ENOENT)
+        return -errno;
+    int rc = exists ? regular(&old) : 0;
+    if (rc != 0)
+        return rc;
+    if ((exists && chmod(from, old.st_mode & 0777) != 0) || rename(from, to) != 0)
+        return -errno;
+    return sync_directory(to);
+}
+
 const char *file_strerror(int rc)
 {
     switch (-rc) {

@@ -58,6 +58,11 @@ int file_commit(struct file *f);
  * are kept. Returns 0 or the negative errno with which some of them were lost. */
 int file_abort(struct file *f);
 
+/* Moves a file that is complete to where a file, or nothing, is; one that is there gives it its
+ * permissions. Returns 0 or a negative errno, and then nothing has moved, unless the directory
+ * alone could not be made to last. */
+int file_move(const char *from, const char *to);
+
 /* Static text for an error of these functions. */
 const char *file_strerror(int rc);
 

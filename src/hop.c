@@ -6,7 +6,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int take_prereq(struct hop *h)
+/* libcurl tries again by itself when a connection that it uses again breaks, even if the server has
+ * had the request. Ends a hop that must not be sent twice. */
+static bool hop_is_spent(struct hop *h)
+{
+    if (h->sent == 0 || h->repeatable)
+        return false;
+    transfer_fail(h->transfer, FAULT_CLOSED_EARLY,
+                  "the connection was closed before an answer came");
+    return true;
+}
+
+static int take_prereq(struct hop *h, int local_port)
 {
     struct route *r = h->route;
     if (h->names)
@@ -17,15 +28,15 @@ static int take_prereq(struct hop *h)
         r->probe = NULL;
         TAILQ_INSERT_TAIL(&h->hops->connected, h, link);
     }
-    /* libcurl tries again by itself when a connection that it uses again breaks, even if the server
-     * has had the request. */
+    if (hop_is_spent(h))
+        return CURL_PREREQFUNC_ABORT;
+    if (h->transfer->head.plain && !lane_take(r->lane, &h->user, local_port)) {
+        h->spoiled = true; /* libcurl closes the connection, and the hop looks for another */
+        return CURL_PREREQFUNC_ABORT;
+    }
     if (h->sent++ == 0) {
         h->alone = r->active == 1;
         lane_connected(r->lane);
-    } else if (!h->repeatable) {
-        transfer_fail(h->transfer, FAULT_CLOSED_EARLY,
-                      "the connection was closed before an answer came");
-        return CURL_PREREQFUNC_ABORT;
     }
     return CURL_PREREQFUNC_OK;
 }
@@ -38,8 +49,7 @@ static int on_prereq(void *ctx, char *remote_ip, char *local_ip, int remote_port
     (void)remote_ip; /* lane.c has judged it when it opened the socket */
     (void)local_ip;
     (void)remote_port;
-    (void)local_port;
-    return take_prereq(t->context);
+    return take_prereq(t->context, local_port);
 }
 
 static int set_callbacks(struct hop *h)
@@ -124,13 +134,15 @@ static int hop_start_timer(struct hop *h, uv_timer_cb fire, double ms, double re
     return uv_timer_start(h->timer, fire, (uint64_t)ms + 1, (uint64_t)repeat);
 }
 
-/* Bytes that have gone to and fro. */
+/* Bytes that have gone to and fro. libcurl tells of a header field when it is whole, the kernel of
+ * every byte. */
 static uint64_t moved(const struct hop *h)
 {
     curl_off_t sent = 0;
+    uint64_t received = lane_received(&h->user);
     if (curl_easy_getinfo(h->transfer->easy, CURLINFO_SIZE_UPLOAD_T, &sent) != CURLE_OK)
         sent = 0;
-    return h->transfer->received + (uint64_t)sent;
+    return (received ? received : h->transfer->received) + (uint64_t)sent;
 }
 
 static void on_idle_look(uv_timer_t *timer)
@@ -149,7 +161,7 @@ static void on_idle_look(uv_timer_t *timer)
     h->looks++;
     if (gained > 0 && (double)gained >= h->min_speed * h->idle)
         return;
-    lane_stop(lane, h->transfer->easy);
+    lane_stop(lane, &h->user);
     if (gained == 0)
         hop_fail(h, FAULT_IDLE, "no byte came within the idle timeout");
     else
@@ -162,7 +174,7 @@ static void on_idle_look(uv_timer_t *timer)
 static void hop_fly(struct hop *h)
 {
     h->user.refused = 0;
-    if (lane_start(h->route->lane, h->transfer->easy)) {
+    if (lane_start(h->route->lane, &h->user)) {
         h->state = HOP_STARTING; /* libcurl does not have it */
         hop_fail(h, FAULT_OUT_OF_MEMORY, "out of memory");
         return;
@@ -172,7 +184,7 @@ static void hop_fly(struct hop *h)
     double look = h->idle * 1e3 / HOP_LOOKS;
     h->looks = 0;
     if (h->idle > 0 && hop_start_timer(h, on_idle_look, 0, look + 1)) {
-        lane_stop(h->route->lane, h->transfer->easy);
+        lane_stop(h->route->lane, &h->user);
         hop_fail(h, FAULT_OUT_OF_MEMORY, "out of memory");
     }
 }
@@ -406,12 +418,14 @@ void hop_end(struct hop *h)
 /* Takes back a hop that libcurl has given up, to be sent again. */
 static void hop_take_back(struct hop *h)
 {
-    lane_stop(h->route->lane, h->transfer->easy);
+    lane_stop(h->route->lane, &h->user);
     hop_stop_timer(h);
     hop_leave_route(h);
     h->state = HOP_STARTING;
     h->names = 0;
+    h->worn = h->worn || h->sent > 0;
     h->sent = 0;
+    h->spoiled = false;
     transfer_rewind(h->transfer);
 }
 
@@ -426,7 +440,7 @@ static bool hop_came_late(const struct hop *h, CURLcode code)
            fresh == 0;
 }
 
-/* There is no descriptor for its connection: it waits for one. Nothing of it was sent. */
+/* There is no descriptor for its connection: it waits for one. */
 static void hop_starve(struct hop *h)
 {
     struct hops *hs = h->hops;
@@ -449,13 +463,14 @@ void hop_finish(struct hop *h, CURLcode code)
     struct transfer *t = h->transfer;
     struct lane *lane = h->route->lane;
 
-    if (code == CURLE_COULDNT_CONNECT && (h->user.refused == EMFILE || h->user.refused == ENFILE)) {
+    if (code == CURLE_COULDNT_CONNECT && (h->user.refused == EMFILE || h->user.refused == ENFILE) &&
+        !hop_is_spent(h)) {
         hop_starve(h);
         return;
     }
-    if (hop_came_late(h, code)) {
+    if (h->spoiled || hop_came_late(h, code)) {
+        h->late = h->late || !h->spoiled;
         hop_take_back(h);
-        h->late = true;
         hop_set_out(h);
         return;
     }
@@ -463,8 +478,9 @@ void hop_finish(struct hop *h, CURLcode code)
         snprintf(t->refusal, sizeof t->refusal, "deny_private: %s", h->user.denied);
         transfer_fail(t, FAULT_BLOCKED_ADDRESS, t->refusal);
     }
+    lane_leave_socket(&h->user);
     transfer_finish(t, code);
-    lane_stop(lane, t->easy);
+    lane_stop(lane, &h->user);
     if (t->version == CURL_HTTP_VERSION_2_0)
         h->origin->protocol = ORIGIN_HTTP2;
     else if (t->head.status && h->origin->protocol != ORIGIN_HTTP2)
@@ -486,6 +502,8 @@ void hop_begin(struct hop *h, const struct transfer_request *request)
     h->starved = 0;
     h->last_try = false;
     h->late = false;
+    h->spoiled = false;
+    h->worn = false;
     h->sent = 0;
     h->state = HOP_STARTING;
     if (transfer_prepare(h->transfer, request))
@@ -506,7 +524,7 @@ void hop_cancel(struct hop *h)
 {
     struct lane *lane = h->route ? h->route->lane : NULL;
     if (h->state == HOP_FLYING)
-        lane_stop(lane, h->transfer->easy);
+        lane_stop(lane, &h->user);
     hop_detach(h);
     transfer_fail(h->transfer, FAULT_NETWORK, "cancelled");
     if (lane)
@@ -515,10 +533,12 @@ void hop_cancel(struct hop *h)
 
 bool hop_reset(struct hop *h)
 {
+    /* libcurl counts its own tries as long as the handle lives, and gives up after five. */
+    bool unanswered = h->sent == 1 && !h->transfer->head.status;
+    bool worn = h->worn || h->sent > 1 || unanswered;
     h->state = HOP_FREE;
     transfer_reset(h->transfer);
-    /* libcurl counts its own tries as long as the handle lives, and gives up after five. */
-    return h->sent <= 1 || (transfer_renew(h->transfer) == 0 && set_callbacks(h) == 0);
+    return !worn || (transfer_renew(h->transfer) == 0 && set_callbacks(h) == 0);
 }
 
 void hop_destroy(struct hop *h)

@@ -36,8 +36,7 @@ struct hop {
     struct hops *hops;         /* borrowed, outlives the hop */
     struct transfer *transfer; /* owned */
     uint64_t id;
-    uint32_t index;
-    uint32_t generation; /* goes up with every use of the slot */
+    uint32_t index; /* in its owner's table */
     enum {
         HOP_FREE,
         HOP_STARTING,
@@ -55,6 +54,8 @@ struct hop {
     bool told;                 /* in hops->told */
     unsigned starved;          /* how often no descriptor was free for it */
     bool alone;                /* no other was on its route when it got its connection */
+    bool spoiled;              /* the connection it found must not be used */
+    bool worn;                 /* libcurl may have tried by itself to send it again */
     bool late;                 /* it was sent again because the server had left */
     bool last_try;             /* it was let go when nothing else could free one */
     uint64_t began;            /* uv_hrtime when the lookup started */

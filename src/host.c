@@ -2,6 +2,7 @@
 
 #include "client.h"
 #include "loop.h"
+#include "lua_store.h"
 
 #include <errno.h>
 #include <lauxlib.h>
@@ -15,6 +16,7 @@
 struct host {
     struct loop *loop;     /* borrowed until host_destroy */
     struct client *client; /* owned; NULL until the first transfer, a script may need none */
+    struct stores *stores; /* owned */
     uint64_t random;       /* xorshift64* state, never 0 */
     lua_State *L;          /* borrowed during poll, otherwise NULL */
     bool raised;           /* deliver raised; its error is on top of L's stack */
@@ -139,6 +141,15 @@ static int l_profile(lua_State *L)
     return 1;
 }
 
+/* A finalizer calls it, so it must not raise. */
+static int l_profile_close(lua_State *L)
+{
+    struct host *h = host_of(L);
+    if (h->client)
+        client_profile_close(h->client, (int)lua_tonumber(L, 1));
+    return 0;
+}
+
 /* The parts of a multipart body, in memory of Lua's that stays on the stack. */
 static const struct upload_part *parts_field(lua_State *L, size_t *count)
 {
@@ -211,7 +222,7 @@ static int l_cancel(lua_State *L)
 {
     struct host *h = host_of(L);
     double id = luaL_checknumber(L, 1);
-    if (h->client)
+    if (h->client && id > 0) /* a store's job, below 0, is done whoever waits for it */
         client_cancel(h->client, (uint64_t)id);
     return 0;
 }
@@ -298,7 +309,7 @@ static void push_result(lua_State *L, const struct transfer *t)
     if (t->head.status) {
         push_head(L, t);
         /* Half a body is of no use, but to who has read the other half. */
-        if ((!fault && (!t->save || t->body.len)) || t->stream)
+        if ((!fault && !t->saved) || t->stream)
             set_text(L, "body", t->body.data ? t->body.data : "", t->body.len);
     }
     if (fault) {
@@ -332,27 +343,41 @@ enum { TIMEOUT = 1, DELIVER, DELIVER_ONE };
 
 enum { TURN = 256 }; /* results that are delivered before the loop goes on */
 
-/* Hands one ended hop to Lua. Runs protected: an error must not unwind the loop's frames. */
-static int deliver_one(lua_State *L)
+static void push_hop(lua_State *L, struct client *client)
 {
-    struct host *h = lua_touserdata(L, 2);
     uint64_t id;
     unsigned news;
-    struct transfer *t = client_next(h->client, &id, &news);
+    struct transfer *t = client_next(client, &id, &news);
 
-    lua_settop(L, 1);
     lua_pushnumber(L, (double)id);
     if (news) {
         push_news(L, t, news);
     } else {
         push_result(L, t);
-        client_release(h->client, id); /* not before: pushing may raise for want of memory */
+        client_release(client, id); /* not before: pushing may raise for want of memory */
     }
+}
+
+/* Hands one ended hop or job to Lua. Runs protected: an error must not unwind the loop's frames. */
+static int deliver_one(lua_State *L)
+{
+    struct host *h = lua_touserdata(L, 2);
+
+    lua_settop(L, 1);
+    if (stores_ready(h->stores))
+        stores_push(L, h->stores);
+    else
+        push_hop(L, h->client);
     lua_call(L, 2, 0);
 #ifdef ORC_STRESS_GC
     lua_gc(L, LUA_GCCOLLECT, 0);
 #endif
     return 0;
+}
+
+static bool has_next(struct host *h)
+{
+    return stores_ready(h->stores) || (h->client && client_has_next(h->client));
 }
 
 /* Delivers what has ended and lets what was started begin, until neither is left to do, or for so
@@ -363,9 +388,10 @@ static void on_ended(void *ctx)
     lua_State *L = h->L;
 
     for (int n = 0; L && !h->raised && n < TURN; n++) {
-        if (!client_has_next(h->client)) {
-            (void)client_work(h->client);
-            if (!client_has_next(h->client))
+        if (!has_next(h)) {
+            if (h->client)
+                (void)client_work(h->client);
+            if (!has_next(h))
                 return;
         }
         lua_pushvalue(L, DELIVER_ONE);
@@ -386,13 +412,9 @@ static int l_poll(lua_State *L)
 
     h->L = L;
     h->raised = false;
-    if (!h->client) {
-        loop_wait(h->loop, timeout);
-    } else {
-        bool busy = client_work(h->client) || client_has_next(h->client);
-        loop_wait(h->loop, busy ? 0 : timeout);
-        on_ended(h);
-    }
+    bool busy = (h->client && client_work(h->client)) || has_next(h);
+    loop_wait(h->loop, busy ? 0 : timeout);
+    on_ended(h);
     h->L = NULL;
     if (h->raised)
         return lua_error(L);
@@ -429,9 +451,13 @@ static int l_idn(lua_State *L)
 void host_push(lua_State *L, struct host *h)
 {
     static const struct luaL_Reg functions[] = {
-        {"now", l_now},       {"wall", l_wall},         {"random", l_random},   {"start", l_start},
-        {"cancel", l_cancel}, {"poll", l_poll},         {"profile", l_profile}, {"read", l_read},
-        {"send", l_send},     {"terminal", l_terminal}, {"idn", l_idn},         {NULL, NULL},
+        {"now", l_now},         {"wall", l_wall},
+        {"random", l_random},   {"start", l_start},
+        {"cancel", l_cancel},   {"poll", l_poll},
+        {"profile", l_profile}, {"read", l_read},
+        {"send", l_send},       {"terminal", l_terminal},
+        {"idn", l_idn},         {"profile_close", l_profile_close},
+        {NULL, NULL},
     };
     lua_createtable(L, 0, sizeof functions / sizeof functions[0]);
     for (const struct luaL_Reg *f = functions; f->name; f++) {
@@ -439,6 +465,7 @@ void host_push(lua_State *L, struct host *h)
         lua_pushcclosure(L, f->func, 1);
         lua_setfield(L, -2, f->name);
     }
+    stores_register(L, h->stores);
 }
 
 int host_create(struct host **out, struct loop *loop)
@@ -447,6 +474,11 @@ int host_create(struct host **out, struct loop *loop)
     if (!h)
         return -ENOMEM;
     h->loop = loop;
+    h->stores = stores_create(&loop->uv, on_ended, h);
+    if (!h->stores) {
+        free(h);
+        return -ENOMEM;
+    }
     if (getrandom(&h->random, sizeof h->random, 0) != sizeof h->random)
         h->random = (uint64_t)time(NULL) ^ ((uint64_t)getpid() << 32);
     h->random |= 1;
@@ -458,5 +490,6 @@ void host_destroy(struct host *h)
 {
     if (h->client)
         client_destroy(h->client);
+    stores_destroy(h->stores);
     free(h);
 }

@@ -4,6 +4,7 @@
  *
  *   now() -> seconds, monotonic          wall() -> seconds since 1970      random() -> [0, 1)
  *   profile(options) -> id of a profile (profile.h) | nil, fault, message
+ *   profile_close(id)   and its connections, when its last transfer is over; may be a finalizer's
  *   start(spec) -> id | nil, fault, message
  *   cancel(id)                           no completion follows
  *   poll(timeout | nil, deliver) -> number of a signal | nil
@@ -14,6 +15,7 @@
  *   send(id, text | nil) -> whether that was wanted; the next bytes of a pulled body, nil ends it
  *   terminal() -> columns of stderr, or nil when it is no terminal
  *   idn(name) -> the ASCII form of a host name (RFC 5891) | nil
+ *   store_open(…) and the others of lua_store.h; poll delivers the results of store_run, too
  *
  * options = {ca, crl, cert, key, key_password, tls_min, insecure, proxy, proxy_user,
  * proxy_password, guard, unix, http1, jar} spec   = {url, origin, host, port, addresses, tls,

@@ -2,7 +2,10 @@
 
 #include "guard.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,11 +23,17 @@ struct watch {
     struct lanes *lanes; /* borrowed; the socket was opened for */
     struct lane *lane;   /* borrowed; the one that uses the socket */
     curl_socket_t fd;
+    TAILQ_ENTRY(watch) of_lane;
+    int port;   /* its connection's, on our side; 0: it has none, -1: it is none yet */
     int events; /* that uv_poll was started with, 0: stopped */
     bool idle;  /* no transfer uses it */
-    CURL *last; /* borrowed; the transfer that used it last, while `left` is lanes->steps */
+    /* borrowed; the transfer that uses it, or used it last while `left` is lanes->steps */
+    CURL *last;
     uint64_t left;
+    bool taken;   /* `last` has it for its connection */
+    bool wanted;  /* libcurl waits for it */
     bool pooled;  /* its connection has carried an answer */
+    bool spoilt;  /* it must not be used again */
     bool alone;   /* what comes while it is idle would be taken for the next one's answer */
     bool foreign; /* not opened by us, so libcurl may close it any time after CURL_POLL_REMOVE */
 };
@@ -62,6 +71,7 @@ static struct watch *watch_add(struct lanes *ls, curl_socket_t fd)
     if (!w)
         return NULL;
     w->fd = fd;
+    w->port = -1;
     w->lanes = ls;
     w->poll.data = w;
     if (uv_poll_init_socket(ls->loop, &w->poll, fd)) {
@@ -74,11 +84,17 @@ static struct watch *watch_add(struct lanes *ls, curl_socket_t fd)
 
 static void watch_set_lane(struct watch *w, struct lane *lane)
 {
-    if (w->lane)
+    if (w->lane == lane)
+        return;
+    if (w->lane) {
+        TAILQ_REMOVE(&w->lane->watched, w, of_lane);
         w->lane->sockets--;
+    }
     w->lane = lane;
-    if (lane)
+    if (lane) {
+        TAILQ_INSERT_HEAD(&lane->watched, w, of_lane);
         lane->sockets++;
+    }
 }
 
 static void watch_close(struct lanes *ls, struct watch *w)
@@ -98,12 +114,19 @@ static void watch_stop(struct watch *w)
 
 /* A server sends what nobody asked for. It would be taken for the answer to the next request, as
  * libcurl 7.88 only looks whether the connection is still there; now it is not. */
-static void spoil(curl_socket_t fd)
+static void spoil(struct watch *w)
 {
     char scrap[4096];
-    while (recv(fd, scrap, sizeof scrap, MSG_DONTWAIT) > 0)
+    while (recv(w->fd, scrap, sizeof scrap, MSG_DONTWAIT) > 0)
         ;
-    shutdown(fd, SHUT_RDWR);
+    shutdown(w->fd, SHUT_RDWR);
+    w->spoilt = true;
+}
+
+static bool has_more(curl_socket_t fd)
+{
+    char byte;
+    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
 static void on_poll(uv_poll_t *poll, int status, int events)
@@ -115,7 +138,7 @@ static void on_poll(uv_poll_t *poll, int status, int events)
          * again; until then there is nothing to hear. */
         watch_stop(w);
         if (w->alone)
-            spoil(w->fd);
+            spoil(w);
         return;
     }
     int flags = 0;
@@ -143,6 +166,29 @@ static void watch_start(struct watch *w, int events)
     w->events = uv_poll_start(&w->poll, events, on_poll) ? 0 : events;
 }
 
+/* A transfer has left its connection, which libcurl may keep. */
+static void watch_leave(struct lanes *ls, struct watch *w, CURL *easy)
+{
+    if (!w->lane)
+        return; /* it has another socket by now */
+    enum lane_use use = ls->callbacks->use(easy);
+    w->idle = true;
+    w->last = easy;
+    w->left = ls->steps;
+    w->taken = false;
+    w->pooled = w->pooled || use != LANE_UNUSED;
+    w->alone = use == LANE_ALONE || use == LANE_PLAIN;
+    if (w->alone && has_more(w->fd)) {
+        if (use == LANE_PLAIN)
+            ls->callbacks->on_overrun(ls->ctx, easy);
+        spoil(w);
+    }
+    if (!w->pooled)
+        watch_stop(w);
+    else if (w->events != UV_READABLE)
+        watch_start(w, UV_READABLE); /* an idle socket is always writable */
+}
+
 static int on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx, void *unused)
 {
     struct lane *lane = ctx;
@@ -155,16 +201,8 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx, void *un
         if (w && w->foreign)
             watch_close(ls, w);
         else if (w) {
-            w->idle = true;
-            w->last = easy;
-            w->left = ls->steps;
-            enum lane_use use = ls->callbacks->use(easy);
-            w->pooled = w->pooled || use != LANE_UNUSED;
-            w->alone = use == LANE_ALONE;
-            if (!w->pooled)
-                watch_stop(w);
-            else if (w->events & UV_WRITABLE)
-                watch_start(w, UV_READABLE); /* an idle socket is always writable */
+            w->wanted = false;
+            watch_leave(ls, w, easy);
         }
         return 0;
     }
@@ -176,6 +214,7 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx, void *un
     }
     watch_set_lane(w, lane);
     w->idle = false;
+    w->wanted = true;
     watch_start(w,
                 (what & CURL_POLL_IN ? UV_READABLE : 0) | (what & CURL_POLL_OUT ? UV_WRITABLE : 0));
     return 0;
@@ -215,14 +254,19 @@ static curl_socket_t on_open_socket(void *ctx, curlsocktype purpose, struct curl
         if (w->lanes != ls)
             watch_set_lane(w, NULL);
         w->lanes = ls;
-        w->pooled = w->alone = w->foreign = w->idle = false;
+        w->port = -1;
+        w->pooled = w->alone = w->foreign = w->idle = w->taken = w->spoilt = false;
         if (events)
             watch_start(w, events);
-    } else if (!watch_add(ls, fd)) {
+        else
+            w->wanted = false;
+    } else if (!(w = watch_add(ls, fd))) {
         close(fd);
         user->refused = ENOMEM;
         return CURL_SOCKET_BAD;
     }
+    w->last = user->easy;
+    user->opened[user->opened_count++ % LANE_OPENED] = fd;
     return fd;
 }
 
@@ -237,10 +281,14 @@ static bool at_end(curl_socket_t fd)
 /* libcurl drops bytes beyond the Content-Length and closes the connection in the step in which it
  * leaves it. Two other things close a connection just left: the next transfer, when it looks for
  * one and finds this one closed by the server; and a full pool, where of those left in the same
- * millisecond any passes for the oldest. */
+ * millisecond any passes for the oldest.
+ *
+ * When the answer is there as soon as the request is sent, libcurl does not wait for the socket,
+ * and so does not say that it leaves it. */
 static bool is_overrun(const struct lanes *ls, const struct watch *w)
 {
-    return w->lane && w->left == ls->steps && !ls->tight && w->lane->sockets <= LANE_SIZE &&
+    bool just_left = w->idle ? w->left == ls->steps : w->taken && !w->wanted;
+    return w->lane && just_left && !ls->tight && w->lane->sockets <= LANE_SIZE &&
            (w->lane->beginning == 0 || !at_end(w->fd));
 }
 
@@ -259,12 +307,27 @@ static int on_close_socket(void *ctx, curl_socket_t fd)
 
 /* Lanes --------------------------------------------------------------------------------------- */
 
+static void lanes_mark_busy(struct lanes *ls)
+{
+    if (ls->busy)
+        return;
+    ls->busy = true;
+    TAILQ_INSERT_TAIL(&ls->watches->busy, ls, of_busy);
+}
+
 static void lane_mark_dirty(struct lane *lane)
 {
     if (lane->dirty)
         return;
     lane->dirty = true;
     TAILQ_INSERT_TAIL(&lane->lanes->dirty, lane, of_dirty);
+    lanes_mark_busy(lane->lanes);
+}
+
+static void lane_mark_spent(struct lane *lane)
+{
+    TAILQ_INSERT_TAIL(&lane->lanes->spent, lane, of_room);
+    lanes_mark_busy(lane->lanes);
 }
 
 static void on_lane_timer(uv_timer_t *timer)
@@ -326,6 +389,7 @@ static struct lane *lane_add(struct lanes *ls)
     lane->lanes = ls;
     lane->due = lane->armed = UINT64_MAX;
     TAILQ_INIT(&lane->routes);
+    TAILQ_INIT(&lane->watched);
     lane->multi = curl_multi_init();
     if (!lane->multi || curl_multi_setopt(lane->multi, CURLMOPT_SOCKETFUNCTION, on_socket) ||
         curl_multi_setopt(lane->multi, CURLMOPT_SOCKETDATA, lane) ||
@@ -362,7 +426,7 @@ static void lane_break(struct lane *lane)
         lane_set_room(lane, false);
         lane->hosts = LANE_HOSTS;
         if (lane->active == 0)
-            TAILQ_INSERT_TAIL(&ls->spent, lane, of_room);
+            lane_mark_spent(lane);
     }
     ls->callbacks->on_broken(ls->ctx, lane);
 }
@@ -391,7 +455,7 @@ void lane_leave(struct lane *lane)
     if (lane->hosts < LANE_HOSTS)
         lane_set_room(lane, true);
     else if (lane->active == 0)
-        TAILQ_INSERT_TAIL(&lane->lanes->spent, lane, of_room);
+        lane_mark_spent(lane);
 }
 
 void lane_add_host(struct lane *lane)
@@ -421,9 +485,11 @@ void lane_close(struct lane *lane)
     uv_close((uv_handle_t *)&lane->timer, free_lane);
 }
 
-int lane_start(struct lane *lane, CURL *easy)
+int lane_start(struct lane *lane, struct lane_user *user)
 {
-    if (curl_multi_add_handle(lane->multi, easy) != CURLM_OK)
+    user->opened_count = 0;
+    user->taken = -1;
+    if (curl_multi_add_handle(lane->multi, user->easy) != CURLM_OK)
         return -ENOMEM;
     lane->beginning++;
     lane_mark_dirty(lane);
@@ -435,10 +501,109 @@ void lane_connected(struct lane *lane)
     lane->beginning--;
 }
 
-void lane_stop(struct lane *lane, CURL *easy)
+static int port_of(curl_socket_t fd)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+        struct sockaddr_storage room;
+    } address;
+    socklen_t len = sizeof address;
+    if (getsockname(fd, &address.any, &len))
+        return -1;
+    return address.any.sa_family == AF_INET    ? ntohs(address.v4.sin_port)
+           : address.any.sa_family == AF_INET6 ? ntohs(address.v6.sin6_port)
+                                               : 0;
+}
+
+/* Of the sockets opened for the transfer the one with that port. */
+static struct watch *find_opened(const struct lane_user *user, int port)
+{
+    for (unsigned i = 0; i < user->opened_count && i < LANE_OPENED; i++) {
+        struct watch *w = watch_of(user->lanes, user->opened[i]);
+        if (w && w->last == user->easy && !w->idle && !w->taken && port_of(w->fd) == port) {
+            w->port = port;
+            return w;
+        }
+    }
+    return NULL;
+}
+
+/* Of the lane's connections that with the port. Of several without any it may be each: then none.
+ */
+static struct watch *find_known(const struct lane *lane, int port)
+{
+    struct watch *w, *found = NULL;
+    TAILQ_FOREACH (w, &lane->watched, of_lane) {
+        if (w->port != port)
+            continue;
+        if (found)
+            return NULL;
+        found = w;
+        if (port)
+            break;
+    }
+    return found;
+}
+
+bool lane_take(struct lane *lane, struct lane_user *user, int port)
+{
+    struct lanes *ls = lane->lanes;
+    struct watch *w = find_opened(user, port);
+    bool fresh = w;
+
+    if (!w)
+        w = find_known(lane, port);
+    if (!w)
+        return true;
+    if (!fresh && w->taken && w->last != user->easy)
+        watch_leave(ls, w, w->last); /* it has ended in this very step */
+    if (!fresh && !w->spoilt && w->alone && has_more(w->fd))
+        spoil(w);
+    watch_set_lane(w, lane);
+    w->idle = false;
+    w->last = user->easy;
+    w->taken = true;
+    user->taken = w->fd;
+    return !w->spoilt;
+}
+
+/* The socket that the transfer has taken, if it is still there. */
+static struct watch *taken_by(const struct lane_user *user)
+{
+    struct watch *w = watch_of(user->lanes, user->taken);
+    return w && w->taken && w->last == user->easy ? w : NULL;
+}
+
+uint64_t lane_received(const struct lane_user *user)
+{
+    /* The kernel's struct tcp_info, of which the C library knows only the beginning. */
+    struct {
+        char before[128];
+        uint64_t bytes_received;
+    } info;
+    socklen_t len = sizeof info;
+    struct watch *w = taken_by(user);
+    if (!w || getsockopt(w->fd, IPPROTO_TCP, TCP_INFO, &info, &len) || len < sizeof info)
+        return 0;
+    return info.bytes_received;
+}
+
+void lane_leave_socket(struct lane_user *user)
+{
+    struct watch *w = taken_by(user);
+    if (w && !w->wanted)
+        watch_leave(user->lanes, w, user->easy);
+}
+
+void lane_stop(struct lane *lane, struct lane_user *user)
 {
     lane->lanes->steps++;
-    curl_multi_remove_handle(lane->multi, easy);
+    curl_multi_remove_handle(lane->multi, user->easy);
+    struct watch *w = taken_by(user);
+    if (w)
+        w->taken = false;
 }
 
 /* All of them ------------------------------------------------------------------------------------
@@ -462,6 +627,8 @@ void lanes_init(struct lanes *ls, uv_loop_t *loop, struct watches *watches, bool
 int lanes_adopt(struct lanes *ls, CURL *easy, struct lane_user *user)
 {
     user->lanes = ls;
+    user->easy = easy;
+    user->taken = -1;
     if (curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, on_open_socket) ||
         curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, user) ||
         curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, on_close_socket) ||
@@ -506,6 +673,8 @@ void lanes_work(struct lanes *ls)
 void lanes_deinit(struct lanes *ls)
 {
     struct lane *lane;
+    if (ls->busy)
+        TAILQ_REMOVE(&ls->watches->busy, ls, of_busy);
     ls->steps++; /* the transfers are gone */
     while ((lane = TAILQ_FIRST(&ls->all))) {
         TAILQ_REMOVE(&ls->all, lane, link);
@@ -517,6 +686,12 @@ void lanes_deinit(struct lanes *ls)
         if (w && w->lanes == ls)
             watch_close(ls, w);
     }
+}
+
+void watches_init(struct watches *ws)
+{
+    memset(ws, 0, sizeof *ws);
+    TAILQ_INIT(&ws->busy);
 }
 
 void watches_deinit(struct watches *ws)

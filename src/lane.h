@@ -37,7 +37,8 @@ struct lane {
     bool room;          /* in lanes->room */
     unsigned hosts;     /* that it has had */
     unsigned sockets;   /* that are watched for it */
-    TAILQ_HEAD(, route) routes; /* the origins'; borrowed */
+    TAILQ_HEAD(, watch) watched; /* these; borrowed */
+    TAILQ_HEAD(, route) routes;  /* the origins'; borrowed */
     TAILQ_ENTRY(lane) link;
     TAILQ_ENTRY(lane) of_dirty;
     TAILQ_ENTRY(lane) of_room; /* or of lanes->spent */
@@ -47,7 +48,8 @@ TAILQ_HEAD(lane_list, lane);
 
 enum lane_use {
     LANE_UNUSED, /* perhaps it never was one */
-    LANE_ALONE,  /* it carries one answer after another */
+    LANE_PLAIN,  /* it carries one answer after another */
+    LANE_ALONE,  /* the same within TLS, whose own messages come in between */
     LANE_SHARED, /* it has frames that say whose they are */
 };
 
@@ -66,19 +68,29 @@ struct lanes_callbacks {
     void (*on_turn)(void *ctx);
 };
 
+enum { LANE_OPENED = 8 };
+
 /* What belongs to one easy handle; embedded by its owner. */
 struct lane_user {
-    struct lanes *lanes; /* borrowed */
+    struct lanes *lanes;     /* borrowed */
+    CURL *easy;              /* borrowed */
+    int opened[LANE_OPENED]; /* the last sockets that were opened for the transfer, in turn */
+    unsigned opened_count;
+    int taken; /* the socket of its connection, -1 when that is not known */
     /* Why no socket was opened, 0 if none was refused: what socket() said, such as EMFILE; or
      * EACCES and words in `denied`, as the lanes are guarded. */
     int refused;
     char denied[96]; /* "127.0.0.1 is loopback" */
 };
 
-/* The sockets libcurl has open, by descriptor; shared by all lanes of a loop. */
+TAILQ_HEAD(lanes_list, lanes);
+
+/* The sockets libcurl has open, by descriptor, and what is to be done; shared by all lanes of a
+ * loop. */
 struct watches {
     struct watch **list; /* owned array; each is freed in its close_cb */
     size_t cap;
+    struct lanes_list busy; /* those with dirty or spent lanes; for their owner to take */
 };
 
 struct lanes {
@@ -93,9 +105,13 @@ struct lanes {
     struct lane_list dirty;
     struct lane_list spent; /* lanes that have had their hosts, and no transfer is left on */
     uint64_t steps;         /* socket events and calls into libcurl so far */
+    bool busy;              /* in watches->busy */
+    TAILQ_ENTRY(lanes) of_busy;
 };
 
-/* Frees the array, when all lanes are closed. Zeroed it is ready for use. */
+void watches_init(struct watches *ws);
+
+/* Frees the array, when all lanes are closed. */
 void watches_deinit(struct watches *ws);
 
 void lanes_init(struct lanes *ls, uv_loop_t *loop, struct watches *watches, bool guard,
@@ -131,12 +147,24 @@ void lane_close(struct lane *lane);
 
 /* Begins a transfer at the next lanes_work; lane_connected is to be called when it has a
  * connection, or has ended without one. Returns 0 or -ENOMEM. */
-int lane_start(struct lane *lane, CURL *easy);
+int lane_start(struct lane *lane, struct lane_user *user);
 
 void lane_connected(struct lane *lane);
 
+/* From inside libcurl: the transfer is about to be sent over a connection of its own, which has
+ * that local port (0: it has none). False when it must not be, as something nobody asked for came
+ * on it, which would be taken for the answer. */
+bool lane_take(struct lane *lane, struct lane_user *user, int port);
+
+/* Bytes that have come in on the connection that the transfer has for itself; 0 when that is not
+ * known. */
+uint64_t lane_received(const struct lane_user *user);
+
+/* The transfer has ended and is still on the lane. Tells of an overrun that libcurl did not. */
+void lane_leave_socket(struct lane_user *user);
+
 /* Takes a transfer off, aborting it if it has not ended. */
-void lane_stop(struct lane *lane, CURL *easy);
+void lane_stop(struct lane *lane, struct lane_user *user);
 
 /* Tells of what has ended on the lane; needed after lane_stop, which may end others. */
 void lane_drain(struct lane *lane);

@@ -142,6 +142,12 @@ static int l_abort(lua_State *L)
     return call(L, file_abort, true);
 }
 
+static int l_move(lua_State *L)
+{
+    const char *to = luaL_checkstring(L, 2);
+    return answer(L, to, file_move(luaL_checkstring(L, 1), to));
+}
+
 static int l_gc(lua_State *L)
 {
     struct files *files = lua_touserdata(L, 1);
@@ -156,9 +162,9 @@ static int l_gc(lua_State *L)
 int luaopen_orchestrator_core_file(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"open", l_open},     {"terminal", l_terminal}, {"cut", l_cut},
-        {"write", l_write},   {"flush", l_flush},       {"sync", l_sync},
-        {"commit", l_commit}, {"abort", l_abort},       {"mode", l_mode},
+        {"open", l_open},   {"terminal", l_terminal}, {"cut", l_cut},       {"write", l_write},
+        {"flush", l_flush}, {"sync", l_sync},         {"commit", l_commit}, {"abort", l_abort},
+        {"mode", l_mode},   {"move", l_move},
     };
     struct files *files = lua_newuserdata(L, sizeof *files);
     *files = (struct files){0};

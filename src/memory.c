@@ -2,6 +2,7 @@
 
 #include <curl/curl.h>
 #include <errno.h>
+#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,7 +41,13 @@ int memory_init(void)
 {
     CURLcode code = curl_global_init_mem(CURL_GLOBAL_DEFAULT, on_malloc, free, on_realloc,
                                          on_strdup, on_calloc);
-    return code == CURLE_OK ? 0 : -ENOMEM;
+    if (code != CURLE_OK)
+        return -ENOMEM;
+    /* OpenSSL tries this once, and without it what libcurl has of it would crash. */
+    if (OSSL_LIB_CTX_get0_global_default())
+        return 0;
+    curl_global_cleanup();
+    return -ENOMEM;
 }
 
 unsigned long memory_failures(void)

@@ -34,6 +34,10 @@ struct profile_options {
 struct hop;
 
 struct profile {
+    int id;                         /* its owner's */
+    unsigned active;                /* its owner's: hops that are not free */
+    bool closing;                   /* in its owner's list of those to be closed */
+    TAILQ_ENTRY(profile) link;      /* there */
     struct profile_options options; /* its texts are owned */
     CURLSH *jar;                    /* borrowed, outlives the easy handles; or NULL */
     struct lanes lanes;

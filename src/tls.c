@@ -426,6 +426,14 @@ const char *tls_explain(struct tls_report *r, const char *message)
     return text;
 }
 
+bool tls_has_pending(CURL *easy)
+{
+    struct curl_tlssessioninfo *info = NULL;
+    return curl_easy_getinfo(easy, CURLINFO_TLS_SSL_PTR, &info) == CURLE_OK && info &&
+           info->backend == CURLSSLBACKEND_OPENSSL && info->internals &&
+           SSL_pending(info->internals) > 0;
+}
+
 bool tls_is_http2(CURL *easy)
 {
     struct curl_tlssessioninfo *info = NULL;

@@ -46,4 +46,8 @@ const char *tls_explain(struct tls_report *report, const char *message);
  * server's word. False without TLS. */
 bool tls_is_http2(CURL *easy);
 
+/* Whether bytes wait that were received, but not yet taken. The transfer must have its connection.
+ */
+bool tls_has_pending(CURL *easy);
+
 #endif

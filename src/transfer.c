@@ -18,6 +18,7 @@ enum {
     STREAM_FULL = 256 * 1024, /* a streamed body is not read on while so much of it waits */
     STREAM_SLICE = 512,       /* coded bytes decoded at a time, lest they become too many at once */
     STREAM_MAX = 32000000,    /* what a slice may become */
+    ERROR_MAX = 64000000,     /* of a body that is not saved, as it is no 2xx */
 };
 
 /* The first reason stands: what follows is libcurl's word for our own refusal. */
@@ -51,6 +52,10 @@ static int on_decoded(void *ctx, const char *p, size_t n)
         refuse(t, FAULT_BODY_TOO_LARGE, "the decoded body is larger than max_body");
         return -E2BIG;
     }
+    if (t->stream && n > t->slice_end - t->body.len) {
+        refuse(t, FAULT_EXPANDS_TOO_FAST, "a few bytes of the body decode to more than 32 MB");
+        return -E2BIG;
+    }
     if (t->file) {
         rc = file_write(t->file, p, n);
         if (rc) {
@@ -73,6 +78,7 @@ static int on_decoded(void *ctx, const char *p, size_t n)
 static int open_save(struct transfer *t)
 {
     int rc = file_open(&t->file, t->save, FILE_REPLACE);
+    t->saved = rc == 0;
     if (rc) {
         snprintf(t->refusal, sizeof t->refusal, "cannot write %.180s: %s", t->save,
                  file_strerror(rc));
@@ -86,8 +92,14 @@ static int begin_body(struct transfer *t)
 {
     struct head *head = &t->head;
 
+    if (head->status == 206 && !t->ranged) { /* else half of it would pass for the whole */
+        refuse(t, FAULT_UNASKED_RANGE, "a part of the answer (206), and no range was asked for");
+        return -EPROTO;
+    }
     if (head->framing == HEAD_NONE)
         return 0;
+    if (t->save && (head->status < 200 || head->status > 299) && !t->max_body)
+        t->max_body = ERROR_MAX;
     if (head->coding.len) {
         int rc = decode_create(&t->decode, head->coding.data, on_decoded, t);
         if (rc == -ENOTSUP) {
@@ -119,6 +131,43 @@ static int begin_body(struct transfer *t)
     return 0;
 }
 
+/* libcurl reads no further than the Content-Length goes. What a server has sent beyond it within
+ * the same TLS record waits in OpenSSL, where no poll sees it, and would be taken for the answer to
+ * the next request. Outside of TLS lane.c looks at the socket. */
+static bool is_overrun(struct transfer *t)
+{
+    bool all = t->head.framing == HEAD_NONE ||
+               (t->head.framing == HEAD_LENGTH && t->of_body == t->head.length);
+    if (!all || !t->secure || !t->head.plain || t->head.closes || !tls_has_pending(t->easy))
+        return false;
+    refuse(t, FAULT_EXTRA_BYTES, "bytes beyond the Content-Length");
+    return true;
+}
+
+/* libcurl before 8.1 joins a field line that begins with white space to the field it took before,
+ * which for the first line of a head is one of an earlier response, long freed (curl#11103). It
+ * shows a line to the debug function before it takes it; a line break alone it passes over. */
+static int on_debug(CURL *easy, curl_infotype type, char *line, size_t len, void *ctx)
+{
+    struct transfer *t = ctx;
+    (void)easy;
+    if (type == CURLINFO_HEADER_IN && len && t->field_due && (*line == ' ' || *line == '\t')) {
+        refuse(t, FAULT_BAD_FRAMING, "the response's first header field begins with white space");
+        *line = '\n';
+    }
+    return 0;
+}
+
+/* Has libcurl call on_debug during a head in text; it costs too much to be on all the time. */
+static void watch_lines(struct transfer *t, const char *line, size_t len, bool ends)
+{
+    t->field_due = len > 5 && memcmp(line, "HTTP/", 5) == 0;
+    if (t->head.plain && t->watches_lines != (t->field_due || !ends)) {
+        t->watches_lines = t->field_due || !ends;
+        (void)curl_easy_setopt(t->easy, CURLOPT_VERBOSE, t->watches_lines ? 1L : 0L);
+    }
+}
+
 static size_t on_header(char *line, size_t size, size_t n, void *ctx)
 {
     struct transfer *t = ctx;
@@ -126,7 +175,10 @@ static size_t on_header(char *line, size_t size, size_t n, void *ctx)
     const char *why = "out of memory";
 
     t->received += len;
+    if (t->fault != FAULT_NONE)
+        return 0;
     int rc = head_take(&t->head, line, len, t->head_only, &why);
+    watch_lines(t, line, len, rc != 0 || t->head.done);
     if (rc < 0) {
         refuse(t,
                rc == -EPROTO  ? FAULT_BAD_FRAMING
@@ -135,7 +187,7 @@ static size_t on_header(char *line, size_t size, size_t n, void *ctx)
                why);
         return 0;
     }
-    return rc == 1 && begin_body(t) ? 0 : len;
+    return rc == 1 && (begin_body(t) || is_overrun(t)) ? 0 : len;
 }
 
 static int decode_some(struct transfer *t, const char *p, size_t len)
@@ -151,15 +203,11 @@ static int decode_some(struct transfer *t, const char *p, size_t len)
 static int decode_slices(struct transfer *t, const char *p, size_t len)
 {
     for (size_t n; len; p += n, len -= n) {
-        size_t before = t->body.len;
+        t->slice_end = t->body.len < STREAM_FULL ? STREAM_MAX : t->body.len + STREAM_FULL;
         n = len < STREAM_SLICE ? len : STREAM_SLICE;
         int rc = decode_some(t, p, n);
         if (rc)
             return rc;
-        if (t->body.len - before > STREAM_MAX) {
-            refuse(t, FAULT_EXPANDS_TOO_FAST, "a few bytes of the body decode to more than 32 MB");
-            return -E2BIG;
-        }
     }
     return 0;
 }
@@ -174,13 +222,15 @@ static size_t on_body(char *p, size_t size, size_t n, void *ctx)
         return CURL_WRITEFUNC_PAUSE; /* it comes again */
     }
     t->received += len;
+    t->of_body += (int64_t)len;
     size_t before = t->body.len;
+    t->slice_end = SIZE_MAX; /* plain bytes are few */
     int rc = !t->decode  ? on_decoded(t, p, len)
              : t->stream ? decode_slices(t, p, len)
                          : decode_some(t, p, len);
     if (t->stream && before == 0 && t->body.len)
         tell(t, TRANSFER_DATA);
-    return rc ? 0 : len;
+    return rc || is_overrun(t) ? 0 : len;
 }
 
 /* The handle ---------------------------------------------------------------------------------- */
@@ -215,6 +265,8 @@ static CURLcode set_constants(struct transfer *t)
      * many those are, and how old, we see to ourselves. */
     SET(easy, CURLOPT_DNS_CACHE_TIMEOUT, -1L);
     SET(easy, CURLOPT_ERRORBUFFER, t->message);
+    SET(easy, CURLOPT_DEBUGFUNCTION, on_debug);
+    SET(easy, CURLOPT_DEBUGDATA, t);
     SET(easy, CURLOPT_HEADERFUNCTION, on_header);
     SET(easy, CURLOPT_HEADERDATA, t);
     SET(easy, CURLOPT_WRITEFUNCTION, on_body);
@@ -271,6 +323,7 @@ static CURLcode set_headers(struct transfer *t, const char *text, size_t len)
     if (bytes_append(&t->headers, text, len) || bytes_append(&t->header_text, text, len))
         return CURLE_OUT_OF_MEMORY;
     t->for_body = bodied;
+    t->ranged = has_field(text, len, "range");
 
     /* Without these libcurl would add fields of its own. Expect costs a round trip and, at servers
      * that never say 100, a second. */
@@ -558,6 +611,7 @@ void transfer_reset(struct transfer *t)
     t->decode = NULL;
     free(t->save);
     t->save = NULL;
+    t->saved = false;
     if (t->resolve) {
         curl_easy_setopt(t->easy, CURLOPT_RESOLVE, NULL);
         curl_slist_free_all(t->resolve);
@@ -571,6 +625,11 @@ void transfer_reset(struct transfer *t)
     t->version = 0;
     t->size = 0;
     t->received = 0;
+    t->of_body = 0;
+    t->field_due = false;
+    if (t->watches_lines)
+        (void)curl_easy_setopt(t->easy, CURLOPT_VERBOSE, 0L);
+    t->watches_lines = false;
     t->wire = 0;
     t->dns = t->connect = t->tls = t->first_byte = t->elapsed = 0;
     t->reason = NULL;

@@ -53,6 +53,7 @@ struct transfer {
     enum upload_kind for_body;  /* what the nodes of our own are for */
     struct bytes header_text;   /* the same, cut into strings for the nodes */
     struct curl_slist *nodes;   /* owned array, pointing into header_text */
+    bool ranged;                /* they ask for a part */
     struct curl_slist *resolve; /* owned, the addresses for this hop, or NULL */
     struct upload upload;
     unsigned long memory; /* memory_failures at its start */
@@ -63,6 +64,7 @@ struct transfer {
     bool head_only;       /* HEAD was asked for */
     size_t max_body;
     char *save; /* owned */
+    bool saved; /* the response's body goes there */
 
     /* the response */
     enum fault fault; /* FAULT_NONE: a complete, well-framed answer, whatever its status */
@@ -77,8 +79,12 @@ struct transfer {
 
     /* while it comes in */
     uint64_t received; /* bytes so far, of headers and body as they came */
+    int64_t of_body;   /* of these the body's */
+    bool field_due;    /* the last line was a status line */
+    bool watches_lines;
     bool stream, stream_paused;
-    unsigned news;                       /* TRANSFER_…, for its owner to take down */
+    size_t slice_end; /* of a streamed body: how far it may grow by the bytes being decoded */
+    unsigned news;    /* TRANSFER_…, for its owner to take down */
     void (*on_news)(struct transfer *t); /* called from inside libcurl: only take it down */
     struct tls_report *report;           /* owned; NULL until the first handshake */
     bool overrun; /* set by the client: its connection was closed as by bytes beyond the body */

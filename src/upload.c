@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -116,6 +117,75 @@ static CURLcode begin_file(struct upload *u, CURL *easy, const char *path)
     return ask(u, easy, (curl_off_t)u->size);
 }
 
+/* One file of a form. libcurl's own way sends it to its end, wherever that is by then: what is
+ * added while it goes out would be the beginning of another request. */
+struct part_file {
+    int fd;
+    int64_t size, at;
+    struct upload *upload; /* borrowed; owns the mime that owns this */
+};
+
+static size_t read_part(char *to, size_t size, size_t count, void *ctx)
+{
+    struct part_file *f = ctx;
+    size_t room = size * count;
+    if ((int64_t)room > f->size - f->at)
+        room = (size_t)(f->size - f->at);
+    if (room == 0)
+        return 0;
+    ssize_t n;
+    do
+        n = pread(f->fd, to, room, (off_t)f->at);
+    while (n < 0 && errno == EINTR);
+    if (n <= 0) {
+        snprintf(f->upload->problem, sizeof f->upload->problem,
+                 "cannot read the file to be sent: %s",
+                 n < 0 ? strerror(errno) : "it became shorter meanwhile");
+        return CURL_READFUNC_ABORT;
+    }
+    f->at += n;
+    return (size_t)n;
+}
+
+static int seek_part(void *ctx, curl_off_t offset, int origin)
+{
+    if (origin != SEEK_SET)
+        return CURL_SEEKFUNC_CANTSEEK;
+    ((struct part_file *)ctx)->at = offset;
+    return CURL_SEEKFUNC_OK;
+}
+
+static void free_part(void *ctx)
+{
+    close(((struct part_file *)ctx)->fd);
+    free(ctx);
+}
+
+static CURLcode unreadable(struct upload *u, const char *path, const char *why);
+
+static CURLcode add_file(struct upload *u, curl_mimepart *p, const char *path)
+{
+    struct stat info;
+    /* Not to wait for the other end of a named pipe. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return unreadable(u, path, strerror(errno));
+    bool regular = fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
+    struct part_file *f = regular ? malloc(sizeof *f) : NULL;
+    if (!f) {
+        close(fd);
+        return regular ? CURLE_OUT_OF_MEMORY : unreadable(u, path, "it is no regular file");
+    }
+    *f = (struct part_file){.fd = fd, .size = info.st_size, .upload = u};
+    CURLcode code = curl_mime_data_cb(p, (curl_off_t)f->size, read_part, seek_part, free_part, f);
+    if (code != CURLE_OK) {
+        free_part(f);
+        return code;
+    }
+    const char *name = strrchr(path, '/');
+    return curl_mime_filename(p, name ? name + 1 : path);
+}
+
 static CURLcode add_part(struct upload *u, const struct upload_part *part)
 {
     curl_mimepart *p = curl_mime_addpart(u->mime);
@@ -123,15 +193,7 @@ static CURLcode add_part(struct upload *u, const struct upload_part *part)
         return CURLE_OUT_OF_MEMORY;
     CURLcode code = curl_mime_name(p, part->name);
     if (code == CURLE_OK && part->file) {
-        /* libcurl would wait for the other end of a named pipe, and take a directory for empty. */
-        struct stat info;
-        if (stat(part->file, &info) != 0)
-            return unreadable(u, part->file, strerror(errno));
-        if (!S_ISREG(info.st_mode))
-            return unreadable(u, part->file, "it is no regular file");
-        code = curl_mime_filedata(p, part->file);
-        if (code == CURLE_READ_ERROR)
-            return unreadable(u, part->file, strerror(errno));
+        code = add_file(u, p, part->file);
     } else if (code == CURLE_OK) {
         code = curl_mime_data(p, part->value_len ? part->value : "", part->value_len);
     }

@@ -15,11 +15,16 @@ only() {
 }
 
 only '(lua|lauxlib|lualib|luajit)\.h' runtime.c runtime.h host.c host.h json.c json.h \
-    json_encode.c json_encode.h lua_file.c lua_file.h lua_crypto.c lua_crypto.h main.c
+    json_encode.c json_encode.h lua_file.c lua_file.h lua_crypto.c lua_crypto.h \
+    lua_store.c lua_store.h main.c
 only 'curl/.*' memory.c transfer.c transfer.h outcome.c outcome.h upload.c upload.h lane.c lane.h profile.c profile.h \
     hop.c hop.h client.c client.h tls.c tls.h main.c
 only 'memory\.h' memory.c transfer.c client.c
-only 'openssl/.*' tls.c lua_crypto.c
+only 'openssl/.*' memory.c tls.c lua_crypto.c
+only 'sqlite3\.h' database.h
+only 'database\.h' database.c store.c lua_store.c
+only 'store\.h' store.c lua_store.c
+only 'lua_store\.h' lua_store.c host.c
 only 'lua_crypto\.h' lua_crypto.c runtime.c
 only 'lua_file\.h' lua_file.c runtime.c
 only 'file\.h' file.c lua_file.c transfer.c

@@ -25,8 +25,8 @@
 ---| "too_many_redirects" # more than `follow`
 ---| "decode" # not JSON or CSV, or not what the content coding promised
 ---| "cancelled" # the task was cancelled, or the run interrupted
----| "rate_limited" # the server asks to wait longer than max_retry_after
----| "circuit_open" # not used yet
+---| "rate_limited" # the server asks to wait longer than max_retry_after or the deadline
+---| "circuit_open" # too many attempts at the host failed, see CircuitBreakerOptions
 ---| "blocked" # a redirect that must not be followed
 ---| "invalid" # it could not be sent, read or written at all
 ---| "script" # the script raised, or a task returned nil and a text
@@ -71,8 +71,33 @@
 ---@field respect_retry_after? boolean wait as long as Retry-After says (default true)
 ---@field max_retry_after? orc.Duration asked for more, it fails: `rate_limited` (default "5m")
 ---@field budget? number client only: retries per request, and ten more a minute (default 0.2)
+---@field deadline? orc.Duration no wait goes beyond it, from the first start (default none)
+---@field on_retry? fun(info: orc.RetryInfo) called before every wait
+
+---@class orc.RetryInfo
+---@field url string
+---@field method string
+---@field attempt integer the one that failed
+---@field wait number seconds until the next
+---@field error orc.Error
+---@field status? integer
+
+---A second attempt when the first is slow; the first good answer wins.
+---@class orc.HedgeOptions
+---@field after orc.Duration|"p50"|"p90"|"p95"|"p99" from the start of the attempt
+---@field max? integer hedges of one attempt (default 1)
+---@field budget? number client only: hedges per request, at least one a minute (default 0.05)
+
+---What a fallback gives instead of an answer: `json` or `body`.
+---@class orc.FallbackAnswer
+---@field status? integer (default 200)
+---@field headers? table<string, string|number|orc.Secret>
+---@field json? any
+---@field body? string
 
 ---@alias orc.ResponseAction "accept"|"retry"|"fail"|"ignore"
+
+---@alias orc.Fallback fun(err: orc.Error, request: orc.Request|orc.Text): orc.FallbackAnswer|orc.Response|nil, orc.Error|string|nil
 
 ---Settings of a client, or of one request.
 ---@class orc.CommonOptions
@@ -81,6 +106,8 @@
 ---@field retry? orc.RetryOptions|false false: one attempt
 ---@field accept? integer[]|"any"|fun(res: orc.Response): boolean what is an answer (default 2xx)
 ---@field response_action? fun(res: orc.Response): orc.ResponseAction? nil: the status decides
+---@field hedge? orc.HedgeOptions|false (default none)
+---@field fallback? orc.Fallback|false asked when a request has failed for good
 ---@field max_body? orc.Size of the decoded body (default "64MB"; none with `save` and `stream`)
 ---@field max_headers? orc.Size of the response's header fields (default and most 300000)
 ---@field follow? integer redirects at most (default 10)
@@ -97,6 +124,8 @@
 ---@field multipart? orc.Part[] a form with files in it
 ---@field min_speed? number|string bytes a second, over timeout.idle (default 100 with save)
 ---@field stream? true the body is read by the response's iterators, while it comes
+---@field weight? number what it costs of every rate limit (default 1)
+---@field priority? number who waits with a higher one goes first (default 0)
 ---@field save? string the file a 2xx body goes to
 
 ---One of `value` and `file`.
@@ -132,10 +161,12 @@
 ---@field url string of the last hop
 ---@field headers table<string, string> by lower-case name
 ---@field body? string decoded; nil when it was saved or is streamed
----@field attempts integer
+---@field attempts integer without hedges
 ---@field hops orc.Hop[] the redirects on the way
 ---@field from_cache boolean
 ---@field ignored? true a response action said "ignore"
+---@field hedged? true a hedge was faster
+---@field fallback? true the script's fallback gave it
 ---@field framing "length"|"chunked"|"h2"|"none"|"close" "close": perhaps it is not complete
 ---@field version "1.0"|"1.1"|"2"
 ---@field size? integer bytes of the decoded body; nil while it is streamed
@@ -168,14 +199,30 @@ function Response:csv(options) end
 ---@return fun(): string?
 function Response:chunks() end
 
+---The beginning of the body, wherever it goes; what is streamed is still to be read.
+---@param most? integer bytes (default 1000)
+---@return string? text
+---@return orc.Error? err
+function Response:peek(most) end
+
 ---Gives up what is left of a streamed body, and with it the slot and the connection.
 function Response:close() end
 
 -- Clients -------------------------------------------------------------------------------------
 
 ---@class orc.ConcurrencyOptions
----@field total? integer attempts in flight (default 50)
+---@field total? integer|"auto" attempts in flight (default 50); "auto": as many as each host takes
 ---@field per_host? integer for each scheme, host and port (default unlimited)
+---@field pool? string clients that name the same pool share its slots
+
+--- When too many attempts at a host fail it is left alone for a while.
+---@class orc.CircuitBreakerOptions
+---@field failures? number share of attempts, from 0 to 1, that opens the circuit (default 0.5)
+---@field min_requests? integer … of so many attempts at least (default 20)
+---@field window? orc.Duration … that ended in this time (default "30s")
+---@field cooldown? orc.Duration so long none starts (default "30s")
+---@field probes? integer then so many may, and close the circuit if they succeed (default 3)
+---@field on_open? "wait"|"fail" "fail": requests fail as "circuit_open" (default "wait")
 
 ---`"100/1m"`, `"10/s"`, or this.
 ---@class orc.RateOptions
@@ -183,7 +230,7 @@ function Response:close() end
 ---@field per orc.Duration … in this time
 ---@field burst? integer how many may come at once (default 1)
 ---@field window? "sliding" never more than `limit` in any stretch of `per`
----@field name? string clients that give the same name share the limit
+---@field name? string clients that give the same name share the limit, other runs too
 
 ---@class orc.BearerAuth
 ---@field type "bearer"
@@ -256,9 +303,11 @@ function Response:close() end
 
 ---@class orc.ClientOptions: orc.CommonOptions
 ---@field base_url? string put before relative URLs; `auth` and headers stay at its scheme and host
----@field auth? orc.Auth
----@field concurrency? integer|orc.ConcurrencyOptions a number means `total` (default 50)
----@field rate_limit? string|orc.RateOptions (default none)
+---@field auth? orc.Auth|orc.Auth[] of several the one with the most left is taken
+---@field concurrency? integer|"auto"|orc.ConcurrencyOptions a number or "auto" means `total`
+---@field rate_limit? string|orc.RateOptions|(string|orc.RateOptions)[] one, or several at once (default none)
+---@field server_limits? boolean heed what servers say of their own limits (default true)
+---@field circuit_breaker? boolean|orc.CircuitBreakerOptions (default false)
 ---@field tls? orc.TlsOptions
 ---@field deny_private? boolean connect to public addresses only (default false)
 ---@field allow_hosts? string[] the only hosts in URLs: "a.test", "*.b.test", "10.0.0.7"

@@ -6,6 +6,7 @@ local client = require "orchestrator.client"
 local errors = require "orchestrator.errors"
 local file = require "orchestrator.core.file"
 local json = require "orchestrator.json"
+local ledger = require "orchestrator.ledger"
 local loader = require "orchestrator.loader"
 local log = require "orchestrator.log"
 local options = require "orchestrator.options"
@@ -37,12 +38,8 @@ end
 -- Called where an error was raised. A misuse of our functions tells its place itself; anything else
 -- needs its traceback.
 local function describe(raised)
-  local misuse = false
-  for level = 2, 5 do
-    local info = debug.getinfo(level, "f")
-    misuse = misuse or (info ~= nil and info.func == options.fail)
-  end
-  return { err = scheduler.raised(raised, debug.traceback("", 2)), misuse = misuse }
+  local err = scheduler.raised(raised, debug.traceback("", 2))
+  return { err = err, misuse = err.kind == "script" and options.is_misuse(err.message) }
 end
 
 -- The frames of the script in a traceback; our own say nothing to its author.
@@ -139,7 +136,7 @@ local function run_pipelines(env, opts, list, is_list)
   }
   local function run(one, i) results[i] = one:run(ctx) end
   local ok, raised, broken = pcall(tasks.new(env.sched).map, list, run, { concurrency = #list })
-  if not ok and not env.interrupted then error(raised, 0) end
+  if not ok and not env.interrupted and not env.stopped then error(raised, 0) end
   local code, tables = 0, {}
   for i = 1, #list do
     local result = results[i]
@@ -162,11 +159,19 @@ local function run_pipelines(env, opts, list, is_list)
   return code
 end
 
+-- The lines of a script, to give a hint; none when it cannot be read any more.
+local function lines_of(script)
+  local source = io.open(script, "rb")
+  local text = source and source:read "*a" or ""
+  if source then source:close() end
+  return (text .. "\n"):gmatch "([^\n]*)\n"
+end
+
 -- A mistyped parameter would silently leave a script with its default. Those of a script that names
 -- the ones it reads are told by their names.
 local function warn_of_unread(voice, script, params)
   local names, words = {}, {}
-  for line in io.lines(script) do
+  for line in lines_of(script) do
     for name in line:gmatch "params%.([%a_][%w_]*)" do names[#names + 1] = name end
     for word in line:gmatch "[%a_][%w_]*" do words[word] = true end
   end
@@ -188,7 +193,7 @@ local function placed(message, script)
   if message:find("^[^\n]-:%d+: ") then return message end
   local name = message:match '"([%w_]+)"'
   local number, found = 0, nil
-  for line in io.lines(script) do
+  for line in lines_of(script) do
     number = number + 1
     if name and line:find("%f[%w_]" .. name .. "%f[^%w_]%s*=") then
       found = found == nil and number -- false where there are several such lines
@@ -203,7 +208,7 @@ local function run_script(env, opts, chunk)
     if type(returned) ~= "table" then -- describe is not called when memory ran out
       returned = { err = scheduler.raised(returned) }
     end
-    if not env.interrupted then
+    if not env.interrupted and not env.stopped then
       if returned.misuse then
         say(placed(returned.err.message, opts.script))
         return COULD_NOT_START
@@ -233,6 +238,16 @@ local function run_script(env, opts, chunk)
   return 0
 end
 
+-- Writes down what is left of limits that outlive the program.
+local function close_state(env)
+  if not env.state then return end
+  function env.broken(err)
+    env.voice.log:warn(tostring(err))
+  end
+  env.sched:run(ledger.close, env)
+  env.state:close()
+end
+
 ---@param host table see src/host.h
 ---@param args table the command line; `.exe` is the path of the binary
 ---@return integer exit status
@@ -246,10 +261,13 @@ function app.main(host, args)
   local env = {
     sched = sched, host = host, voice = make_voice(host, opts), version = VERSION,
     params = opts.params, concurrency = opts.concurrency, limiters = {},
+    state_dir = opts.state_dir,
+    state = nil, -- opened when it is needed
     proxies = proxy.environment(os.getenv, host.idn), -- before the script can change it
     pipelines = nil, -- how many the script made
     name = opts.script:match "([^/]+)$":gsub("%.lua$", ""), -- what a pipeline is called by default
-    interrupted = nil,
+    interrupted = nil, -- the number of a signal
+    stopped = nil, -- the error that ends it, whatever tasks do
   }
   function env.client_of(given)
     return client.is(given) and given or client.new(env, given)
@@ -269,9 +287,18 @@ function app.main(host, args)
       env.interrupted = signum
       main:cancel "interrupted"
     end
+    function env.broken(err)
+      env.stopped = env.stopped or err
+      main:cancel(err)
+    end
     env.code = run_script(env, opts, chunk)
   end)
+  close_state(env)
   if env.interrupted then return 128 + env.interrupted end
+  if env.stopped then
+    say(env.stopped.message)
+    return FAILED
+  end
   if env.code then return env.code end
   show_error(root.err)
   return FAILED

@@ -45,6 +45,8 @@ function body.schema(schema)
   schema.multipart = { type = "table" }
 end
 
+local MOST_BYTES = 2 ^ 53 -- that a number counts exactly
+
 local MAX_DEPTH = 1000 -- of JSON; what is deeper, or a circle, fails when it is encoded
 
 -- Whether a secret stands anywhere in a table, and a copy with every secret revealed.
@@ -174,7 +176,7 @@ function body.headers(plan, given, where)
     elseif not plan.pull then
       options.fail(where, '"file" and "multipart" set the Content-Length: leave it out of '
         .. '"headers"')
-    elseif not tostring(value):find "^%d+$" then
+    elseif not tostring(value):find "^%d+$" or tonumber(value) > MOST_BYTES then
       options.fail(where, "the Content-Length must be a number of bytes")
     else
       plan.body_size = tonumber(value)

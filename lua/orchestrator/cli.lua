@@ -33,6 +33,8 @@ local function parser(version)
   p:option("--sample", "Stop after N records a pipeline, and write them to stdout instead of the "
     .. "sinks."):argname "N":convert(whole "--sample")
   p:option("--summary", "Write the run's summary to FILE as JSON."):argname "FILE"
+  p:option("--state-dir", "Where limits with a name are kept between runs.", ".orchestrator")
+    :argname "DIR"
   p:option("--log-level", "The least important messages to show.", "info")
     :choices { "debug", "info", "warn", "error" }
   p:option("--log-format", "How messages look.", "text"):choices { "text", "json" }
@@ -61,8 +63,8 @@ end
 
 --- Parses a command line; `-h` and `--version` print and exit.
 ---@param args string[]
----@return table|nil opts {script, params, concurrency, sample, summary, log_level,
---- log_format, quiet}
+---@return table|nil opts {script, params, concurrency, sample, summary, state_dir,
+--- log_level, log_format, quiet}
 ---@return string? problem
 function cli.parse(args, version)
   local p = parser(version)

@@ -34,13 +34,15 @@ Csv.__index = Csv
 ---@param opts {max_line: integer, separator: string, header: boolean} checked. A record is not
 ---  much longer than a line may be
 ---@param check? fun(record: string): string|nil what else is wrong with a record
+---@param once? boolean nobody reads on after a bad record
 ---@return orc.CsvReader
-function csv.new(read, opts, check)
+function csv.new(read, opts, check, once)
   return setmetatable({
     lines = lines.new(read, opts, true),
     separator = opts.separator,
     header = opts.header,
     check = check,
+    once = once,
     names = nil,
     back = {},
   }, Csv)
@@ -127,9 +129,11 @@ local function read_fields(self, number, line)
   if fields and self.check then problem = self.check(text) end
   if not problem then return number, fields, nil, nil, line end
   local back = self.back
-  back[#back + 1] = bad
-  for i = parts and #parts or 0, 2, -1 do
-    back[#back + 1] = { number + i - 1, parts[i] }
+  if not self.once then
+    back[#back + 1] = bad
+    for i = parts and #parts or 0, 2, -1 do
+      back[#back + 1] = { number + i - 1, parts[i] }
+    end
   end
   return number, sub(line, 1, lines.SHOWN), problem
 end

@@ -23,6 +23,8 @@ local digest = {}
 ---@field accepted boolean one of them was not refused
 
 ---@class orc.DigestSpace what is known of an origin
+---@field owner orc.Digest
+---@field origin string
 ---@field current orc.DigestNonce|nil
 ---@field settled boolean a first request was answered
 ---@field probe table|nil the plan of that request
@@ -35,6 +37,7 @@ local Digest = {}
 Digest.__index = Digest
 
 local RESENT_MOST = 3 -- times a hop is sent again, should the server say "stale" that often
+local MOST_SPACES = 1000 -- origins that are remembered
 local PATIENCE = 5 -- seconds that others wait for the first answer, which may be a long download
 
 digest.schema = {
@@ -60,7 +63,7 @@ function digest.new(opts, context)
     sched = context.sched,
     username = secret.reveal(opts.username),
     password = opts.password,
-    spaces = {},
+    spaces = {}, count = 0,
   }, Digest)
 end
 
@@ -206,10 +209,25 @@ end
 local function space_of(self, origin)
   local space = self.spaces[origin]
   if not space then
-    space = { current = nil, settled = false, probe = nil, timer = nil, waiters = {} }
-    self.spaces[origin] = space
+    if self.count == MOST_SPACES then
+      self.spaces, self.count = {}, 0 -- hops under way have theirs
+    end
+    space = {
+      owner = self, origin = origin,
+      current = nil, settled = false, probe = nil, timer = nil, waiters = {},
+    }
+    self.spaces[origin], self.count = space, self.count + 1
   end
   return space
+end
+
+-- What the hop has found when it was made ready.
+local function space_for(self, plan)
+  local space = plan.digest_space
+  if space and space.owner == self and space.origin == plan.origin then
+    return space
+  end
+  return space_of(self, plan.origin)
 end
 
 local function leave(waiter)
@@ -233,6 +251,7 @@ end
 ---@return true
 function Digest:ready(plan)
   local space = space_of(self, plan.origin)
+  plan.digest_space = space
   while space.probe and not space.settled do
     local waiter = { task = self.sched:current() }
     table.insert(space.waiters, waiter)
@@ -244,7 +263,7 @@ end
 --- Puts the answer to the last challenge on a hop that is about to start.
 ---@param plan table
 function Digest:authorize(plan)
-  local space = space_of(self, plan.origin)
+  local space = space_for(self, plan)
   local current = space.current
   plan.digest = current
   if current then
@@ -291,7 +310,7 @@ end
 ---@param result table|nil nil when the hop was cancelled
 ---@return boolean again whether to send the hop again
 function Digest:answered(plan, result)
-  local space = space_of(self, plan.origin)
+  local space = space_for(self, plan)
   local used, again = plan.digest, false
   if result and result.status == 401 then
     again, result.refusal = take(self, space, used, headers.get(result.head, "www-authenticate"))

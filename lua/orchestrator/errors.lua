@@ -19,6 +19,7 @@ local errors = {}
 ---@field position? string where the item came from ("urls.txt:17")
 ---@field traceback? string of the task that failed
 ---@field temporary? boolean a failed lookup that may work later
+---@field unsent? boolean the attempt it is of was never sent
 
 errors.kinds = {
   "http", "dns", "connect", "tls", "timeout", "network", "protocol", "too_large",

@@ -1,15 +1,17 @@
--- One request: attempts, and in each of them the hops of its redirects. Every hop takes a slot and
--- pays the rate limit; between attempts nothing is held.
+-- One request: attempts (attempt.lua) until one is judged final. Between them nothing is held.
 
+local attempt = require "orchestrator.attempt"
 local body = require "orchestrator.body"
 local errors = require "orchestrator.errors"
-local faults = require "orchestrator.faults"
+local fallback = require "orchestrator.fallback"
 local headers = require "orchestrator.headers"
-local redirect = require "orchestrator.redirect"
+local hedge = require "orchestrator.hedge"
+local race = require "orchestrator.race"
 local request = require "orchestrator.request"
 local response = require "orchestrator.response"
 local retry = require "orchestrator.retry"
-local stream = require "orchestrator.stream"
+local saved = require "orchestrator.saved"
+local scheduler = require "orchestrator.scheduler"
 local tasks = require "orchestrator.tasks"
 
 local fetch = {}
@@ -17,128 +19,6 @@ local fetch = {}
 local EXCERPT = 64e3 -- bytes of a streamed body that is not accepted
 
 local ACTIONS = { accept = true, retry = true, fail = true, ignore = true }
-
--- The result of a hop that never starts.
-local function refused(err)
-  return {
-    error = err.kind, message = err.message, fault = err.fault, final = err.final,
-    status = err.status, elapsed = 0,
-  }
-end
-
-local function failure(plan, result)
-  return errors.new(result.error or faults.get(result.fault).kind, result.message, {
-    url = plan.url, method = plan.method, status = result.status, fault = result.fault,
-    final = result.final, temporary = result.fault == "dns_no_answer" or nil,
-  })
-end
-
--- A transfer that goes on while the task does something else. It gives its slot back by itself.
-local function open(client, plan)
-  local pool = client.pool
-  local s = stream.open(client.sched, plan, function() pool:release(plan.origin) end)
-  s.explain = function(result) return failure(plan, result) end
-  local ok, result, err = pcall(s.begin, s, plan.pull, not plan.stream)
-  if not ok then
-    s:close()
-    error(result, 0)
-  elseif err then
-    return refused(err)
-  end
-  if plan.stream and not result.fault then result.stream = s end
-  return result
-end
-
--- One transfer, with its slot.
-local function hop(client, plan)
-  local sched, pool, network = client.sched, client.pool, client.network
-  if client.allowed then
-    local ok, message = client.allowed(plan.u)
-    if not ok then
-      return refused { kind = "blocked", message = message, fault = "host_not_allowed" }
-    end
-  end
-  local auth = client.auth
-  if auth and (plan.anonymous or plan.fields.authorization) then auth = nil end
-  if auth then
-    local ok, err = auth:ready(plan)
-    if not ok then return refused(err) end
-  end
-  if not network.plain or plan.stream or plan.pull then
-    local ok, err = network:aim(plan)
-    if not ok then return refused(err) end
-  end
-  pool:acquire(plan.origin)
-  if auth then auth:authorize(plan) end
-  if plan.clock then plan.clock:start() end
-  local ok, result
-  if plan.stream or plan.pull then
-    ok, result = pcall(open, client, plan)
-  else
-    ok, result = pcall(sched.perform, sched, plan)
-    pool:release(plan.origin)
-  end
-  local again = auth and auth:answered(plan, ok and result or nil)
-  if not ok then error(result, 0) end -- the task was cancelled
-  result.again = again
-  return result
-end
-
--- A hop, sent again when its credentials were refused and others are to be had.
-local function authorized_hop(client, plan)
-  local result = hop(client, plan)
-  local elapsed = result.elapsed
-  while result.again and not plan.pull do -- what a function gave as the body is gone
-    local problem
-    if result.stream then result.stream:close() end
-    plan, problem = request.again(plan, result.elapsed)
-    result = plan and hop(client, plan) or refused(problem)
-    elapsed = elapsed + result.elapsed
-  end
-  if result.again then result.refusal = "its body came from a function, which gives it once" end
-  result.elapsed = elapsed
-  return result
-end
-
--- One attempt: hops until something is no redirect. Its timeout spans them all.
-local function attempt(client, plan, number)
-  local elapsed, hops = 0, nil
-  while true do
-    local result = authorized_hop(client, plan)
-    elapsed = elapsed + result.elapsed
-    if result.fault or result.error then return nil, failure(plan, result), elapsed end
-    local status = result.status
-    if status == 407 and plan.relayed then
-      if result.stream then result.stream:close() end
-      return nil, errors.new("connect", "the proxy does not accept the credentials",
-        { url = plan.url, method = plan.method, fault = "proxy_refused", final = true }), elapsed
-    end
-    local following, refusal
-    if status >= 300 and status <= 399 and plan.follow > 0 then
-      following, refusal = redirect.next(plan, status, headers.get(result.head, "location"),
-        client.idn)
-    end
-    if result.stream and (refusal or following) then result.stream:close() end
-    if refusal then return nil, refusal, elapsed end
-    if not following then
-      local res = response.of(result, plan.url, number)
-      if hops then res.hops = hops end
-      res.elapsed = elapsed
-      return res, nil, elapsed
-    end
-    hops = hops or {}
-    hops[#hops + 1] = { url = plan.url, status = status }
-    if #hops > plan.follow then
-      return nil, errors.new("too_many_redirects",
-        string.format("more than %d redirects", plan.follow),
-        { url = plan.url, method = plan.method, fault = "too_many_redirects" }), elapsed
-    end
-    local problem
-    following, problem = request.follow(plan, following, result.elapsed)
-    if not following then return nil, problem, elapsed end
-    plan = following
-  end
-end
 
 -- What to make of a response: "accept", "ignore", "fail", "retry" (asked for), or nil when the
 -- status alone decides whether to try again.
@@ -170,12 +50,12 @@ end
 
 local function observe_attempt(plan, number, res, err, elapsed, retried)
   local observer = plan.observer
-  if not observer then return end
+  if not observer or (err and err.unsent) then return end
   observer:attempt {
     url = plan.url, origin = plan.origin,
     status = res and res.status, kind = err and err.kind, elapsed = elapsed,
     size = res and res.size or 0, wire = res and res.wire or 0,
-    attempt = number, retried = retried,
+    attempt = number, retried = retried, hedge = res and res.hedged,
   }
 end
 
@@ -189,59 +69,102 @@ local function observe_request(plan, number, res, err, elapsed)
   }
 end
 
+local function too_long(plan, res, wall)
+  local asked = headers.get(res.head, "retry-after")
+  local seconds = res.retry_in or retry.after(asked, wall)
+  local longer = seconds > plan.retry.max_retry_after
+  return errors.new("rate_limited", string.format(
+    "the server asks to wait longer than %s (%s)",
+    longer and "max_retry_after" or "retry.deadline",
+    res.retry_in and string.format("%g s, with all credentials used up", seconds)
+      or "Retry-After: " .. asked),
+    { url = res.url, method = plan.method, status = res.status, response = res,
+      fault = "retry_after_too_long" })
+end
+
+local NOTES = {
+  body = "its body came from a function",
+  budget = "the retry budget is used up",
+  deadline = "the wait would end after retry.deadline",
+}
+
+-- How long to wait after an attempt that is no answer, nil when it was the last; and the error it
+-- ended with.
+local function judge_failure(client, plan, number, res, err, action)
+  if res and res.stream then res.body, res.stream = res.stream:excerpt(EXCERPT), nil end
+  if res then res.saved = nil end -- it is kept for nobody
+  err = err or http_error(plan, res, action)
+  if action == "fail" or err.final then return nil, err end
+  local now, wall = client.sched:now(), client.host.wall()
+  local first, key = plan.clock and plan.clock.first, plan.fields["idempotency-key"]
+  local wait, reason = retry.decide(plan.retry, {
+    attempt = number, method = plan.method, kind = not res and err.kind or nil,
+    fault = err.fault, status = res and res.status, asked = action == "retry",
+    retry_after = res and headers.get(res.head, "retry-after"), retry_in = res and res.retry_in,
+    keyed = key ~= nil and key.value ~= "", elapsed = first and now - first,
+    wall = wall, random = client.host.random,
+  })
+  if wait and body.is_spent(plan) then
+    wait, reason = nil, "body"
+  elseif wait and not client.budget:allow(now) then
+    wait, reason = nil, "budget"
+  elseif reason == "rate_limited" then
+    return nil, too_long(plan, res, wall)
+  end
+  if NOTES[reason] then err.message = err.message .. " (not retried: " .. NOTES[reason] .. ")" end
+  return wait, err
+end
+
 -- Attempts until one is judged final.
 local function run(client, plan)
-  local sched, policy = client.sched, plan.retry
+  local sched, clock, on_retry = client.sched, plan.clock, plan.retry.on_retry
+  local hedged = hedge.applies(plan)
   client.budget:request(sched:now())
-  local number = 0
-  local elapsed = 0
+  if hedged then hedge.shared(client).budget:request(sched:now()) end
+  local number, elapsed = 0, 0
   while true do
     number = number + 1
-    local res, err, took = attempt(client, plan, number)
+    local res, err, took, action
+    if hedged then
+      res, err, took, action = race.make(client, plan, number, verdict)
+    else
+      res, err, took = attempt.make(client, plan, number)
+      action = res and verdict(plan, res)
+    end
     elapsed = elapsed + took
-    local action = res and verdict(plan, res)
-    local wait, reason
+    if client.hedges and res and res.status == 429 then
+      client.hedges:overloaded(plan.origin, sched:now())
+    end
+    local wait
+    if client.cache and res and action ~= "retry" and action ~= "fail" then
+      client.cache:settle(res, action ~= nil)
+    end
     if res and (action == "accept" or action == "ignore") then
       if action == "ignore" then res.ignored = true end
+      if res.stream then res.stream:accepted() end
+      if plan.place then err = saved.keep(plan, res) end
     else
-      if res and res.stream then res.body, res.stream = res.stream:excerpt(EXCERPT), nil end
-      err = err or http_error(plan, res, action)
-      if action ~= "fail" and not err.final then
-        wait, reason = retry.decide(policy, {
-          attempt = number, method = plan.method, kind = not res and err.kind or nil,
-          fault = err.fault, status = res and res.status, asked = action == "retry",
-          retry_after = res and headers.get(res.head, "retry-after"),
-          wall = client.host.wall(), random = client.host.random,
-        })
-        if wait and body.is_spent(plan) then
-          wait = nil
-          err.message = err.message .. " (not retried: its body came from a function)"
-        end
-        if wait and not client.budget:allow(sched:now()) then wait, reason = nil, "budget" end
-      end
-      if reason == "rate_limited" then
-        err = errors.new("rate_limited", string.format(
-          "the server asks to wait longer than max_retry_after (Retry-After: %s)",
-          headers.get(res.head, "retry-after")),
-          { url = res.url, method = plan.method, status = res.status, response = res,
-            fault = "retry_after_too_long" })
-      elseif reason == "budget" then
-        err.message = err.message .. " (not retried: the retry budget is used up)"
-      end
+      wait, err = judge_failure(client, plan, number, res, err, action)
     end
-    if plan.clock then plan.clock:stop(took) end
+    if clock then clock:stop(took) end
     observe_attempt(plan, number, res, err, took, wait ~= nil)
     if not wait then
       observe_request(plan, number, res, err, elapsed)
       if not err then return res end
       err.attempts = number
+      local stale = client.cache and client.cache:rescue(client, plan, err)
+      if stale then return response.of(stale, plan.url, number) end
       return nil, err
+    end
+    if on_retry then
+      on_retry { url = plan.url, method = plan.method, attempt = number, wait = wait, error = err,
+        status = res and res.status }
     end
     sched:sleep(wait)
   end
 end
 
--- How far a request with a total timeout came.
+-- How far a request came that has a total timeout, or a deadline for its retries.
 local Clock = {}
 Clock.__index = Clock
 
@@ -251,7 +174,7 @@ function Clock:start()
   self.began, self.attempts = self.sched:now(), self.attempts + 1
   if self.attempts == 1 then
     self.first = self.began
-    self.arm(self.total)
+    if self.arm then self.arm(self.total) end
   end
 end
 
@@ -266,11 +189,7 @@ local function too_late(plan, attempts)
 end
 
 local function run_limited(client, plan)
-  local sched = client.sched
-  local clock = setmetatable({
-    sched = sched, total = plan.total, attempts = 0, elapsed = 0, began = nil, first = nil,
-  }, Clock)
-  plan.clock = clock
+  local sched, clock = client.sched, plan.clock
   local ended, answer, problem = false, nil, nil
   local ok, res, err = pcall(tasks.limited, sched, function(arm)
     clock.arm = arm
@@ -301,22 +220,53 @@ local function run_limited(client, plan)
   return nil, err
 end
 
+local function carry_out(client, plan)
+  local limited = (plan.total or 0) > 0
+  if limited or plan.retry.deadline then
+    plan.clock = setmetatable({
+      sched = client.sched, total = plan.total, attempts = 0, elapsed = 0, began = nil, first = nil,
+    }, Clock)
+  end
+  if not limited then return run(client, plan) end
+  local res, err = run_limited(client, plan)
+  if res and res.stream then res.stream:own(client.sched:current()) end
+  return res, err
+end
+
+local function perform(client, plan)
+  local staged = saved.stage(plan)
+  if not staged and not plan.borrowed then return carry_out(client, plan) end
+  local ok, res, err = xpcall(carry_out, scheduler.trace, client, plan)
+  if staged then saved.drop(plan) end
+  request.release(plan)
+  if not ok then error(res, 0) end
+  return res, err
+end
+
 --- Fetches. Yields.
 ---@param client table
 ---@param given string|table
 ---@param observer table|nil told by `observer:attempt(info)` of the end of every attempt, {url,
----  origin, status, kind, elapsed, size, wire, attempt, retried}, and by `observer:request(info)`
----  of that of the request, {url, origin, ok, from_cache, attempts, elapsed, kind, status}. They
----  must not wait.
+---  origin, status, kind, elapsed, size, wire, attempt, retried, hedge, lost}, where `lost` is true
+---  for one of an attempt and its hedges whose outcome does not count, mostly a cancelled one; by
+---  `observer:request(info)` of that of the request, {url, origin, ok, from_cache, attempts,
+---  elapsed, kind, status}; and by `observer:fell_back(info)`, {url}, when the request that failed
+---  was answered by `fallback`. They must not wait.
 ---@return table|nil res, table? err
 function fetch.fetch(client, given, observer)
   local plan, err = request.plan(client.defaults, given, client.idn)
-  if not plan then return nil, err end
-  plan.observer = observer
-  if (plan.total or 0) <= 0 then return run(client, plan) end
   local res
-  res, err = run_limited(client, plan)
-  if res and res.stream then res.stream:own(client.sched:current()) end
+  if plan then
+    plan.observer = observer
+    client.pool:check_weight(plan.weight)
+    res, err = perform(client, plan)
+    if res then return res end
+  end
+  local fn = (plan or client.defaults.__index).fallback
+  if not plan and type(given) == "table" and given.fallback ~= nil then fn = given.fallback end
+  if not fn then return nil, err end
+  res, err = fallback.answer(fn, err, given, client)
+  if res and observer then observer:fell_back { url = res.url } end
   return res, err
 end
 

@@ -48,11 +48,8 @@ local function join(name, values)
   return table.concat(values, name == "set-cookie" and "\n" or ", ")
 end
 
---- One field of a response head; several of the name are joined with ", " (Set-Cookie with "\n").
----@param head string the status line and the fields, as received
----@param name string in lower case
----@return string|nil
-function headers.get(head, name)
+-- The first value of a field, and all of them if there are several.
+local function values_of(head, name)
   local length = #name
   local first, all
   local start = (head:find("\n", 1, true) or #head) + 1
@@ -70,7 +67,29 @@ function headers.get(head, name)
     end
     start = finish + 1
   end
+  return first, all
+end
+
+--- One field of a response head; several of the name are joined with ", " (Set-Cookie with "\n").
+---@param head string the status line and the fields, as received
+---@param name string in lower case
+---@return string|nil
+function headers.get(head, name)
+  local first, all = values_of(head, name)
   return all and join(name, all) or first
+end
+
+--- A field that there may be but once.
+---@param head string
+---@param name string in lower case
+---@return string|nil
+---@return boolean|nil true when there are several that differ
+function headers.only(head, name)
+  local first, all = values_of(head, name)
+  for _, value in ipairs(all or {}) do
+    if value ~= first then return nil, true end
+  end
+  return first
 end
 
 --- All fields of a response head, by lower-cased name; lines that are no field are passed over.
@@ -104,6 +123,26 @@ function headers.parse(head)
   return fields
 end
 
+--- All fields of a response head as they came: { name, value }, in their order.
+---@param head string
+---@return string[][]
+function headers.list(head)
+  local all = {}
+  local start = (head:find("\n", 1, true) or #head) + 1
+  while start <= #head do
+    local finish = head:find("\n", start, true) or #head + 1
+    local colon = head:find(":", start, true)
+    if colon and colon < finish then
+      local name = head:sub(start, colon - 1)
+      local value
+      value, finish = read_value(head, colon + 1, finish)
+      if name:find "^%S+$" then all[#all + 1] = { name, value } end
+    end
+    start = finish + 1
+  end
+  return all
+end
+
 local function add_given(map, given)
   local seen = {}
   for name, value in pairs(given) do
@@ -128,6 +167,28 @@ local function add_given(map, given)
         options.fail("headers", message:format(name, type(value)))
       end
       map[key] = { name = name, value = text }
+    end
+  end
+end
+
+-- How long a message is, two may not tell differently: what the one takes for its end is to the
+-- other the beginning of another request.
+local FRAMING = {
+  ["content-length"] = "Content-Length", ["transfer-encoding"] = "Transfer-Encoding",
+}
+
+--- Raises when a script's own fields say what is not theirs to say.
+---@param given table<string, any>
+---@param where string
+---@param sized? boolean a Content-Length may be among them
+function headers.check(given, where, sized)
+  for name, value in pairs(given) do
+    local key = type(name) == "string" and value ~= false and name:lower()
+    if FRAMING[key] and not (sized and key == "content-length") then
+      options.fail(where, ('"%s" is told by the body: leave it out of "headers"')
+        :format(FRAMING[key]))
+    elseif key == "host" and not tostring(secret.reveal(value)):find "^%S+$" then
+      options.fail(where, '"Host" must be a host, and perhaps its port')
     end
   end
 end

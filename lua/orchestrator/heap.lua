@@ -41,8 +41,10 @@ local function down(self, i, element)
 end
 
 function heap:push(element)
-  self.n = self.n + 1
-  up(self, self.n, element)
+  local n = self.n + 1
+  self[n], element.index = element, n -- first what may fail for want of memory
+  self.n = n
+  up(self, n, element)
 end
 
 ---@return table|nil element the earliest, left in place

@@ -212,14 +212,16 @@ end
 
 ---@class orc.Mask
 ---@field known table<string, string[]> text → its spellings
----@field spellings string[] all of them
----@field longest integer bytes of the longest spelling
+---@field spellings string[] all of them, once each
+---@field places table<string, integer> where each is in that list
+---@field users table<string, integer> how many texts are spelled so
+---@field longest integer bytes that no spelling is longer than
 local Mask = {}
 Mask.__index = Mask
 
 ---@return orc.Mask
 function mask.new()
-  return setmetatable({ known = {}, spellings = {}, longest = 0 }, Mask)
+  return setmetatable({ known = {}, spellings = {}, places = {}, users = {}, longest = 0 }, Mask)
 end
 
 --- Makes a text known. One that is empty or very short would hide what is no secret: that is the
@@ -229,27 +231,34 @@ function Mask:add(text)
   if self.known[text] then
     return
   end
+  local list, places, users = self.spellings, self.places, self.users
   local spellings = spellings_of(text)
   self.known[text] = spellings
   for _, spelling in ipairs(spellings) do
-    self.spellings[#self.spellings + 1] = spelling
-    self.longest = math.max(self.longest, #spelling)
+    if not users[spelling] then
+      list[#list + 1] = spelling
+      places[spelling] = #list
+      self.longest = math.max(self.longest, #spelling)
+    end
+    users[spelling] = (users[spelling] or 0) + 1
   end
 end
 
 --- Forgets a text.
 ---@param text string
 function Mask:remove(text)
-  if not self.known[text] then
-    return
+  local list, places, users = self.spellings, self.places, self.users
+  for _, spelling in ipairs(self.known[text] or {}) do
+    users[spelling] = users[spelling] - 1
+    if users[spelling] == 0 then
+      local last, place = list[#list], places[spelling]
+      list[place], places[last] = last, place
+      list[#list], places[spelling], users[spelling] = nil, nil, nil
+    end
   end
   self.known[text] = nil
-  self.spellings, self.longest = {}, 0
-  for _, spellings in pairs(self.known) do
-    for _, spelling in ipairs(spellings) do
-      self.spellings[#self.spellings + 1] = spelling
-      self.longest = math.max(self.longest, #spelling)
-    end
+  if #list == 0 then
+    self.longest = 0
   end
 end
 

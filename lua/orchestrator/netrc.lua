@@ -134,6 +134,7 @@ end
 local Netrc = {}
 Netrc.__index = Netrc
 
+local MOST_FIELDS = 1000 -- hosts that are remembered
 local READABLE = 36 -- mode 0044: by the group, or by everybody
 
 local function default_path(where)
@@ -168,7 +169,7 @@ function netrc.new(opts, context)
   if mode and require("bit").band(mode, READABLE) ~= 0 then
     context.warn(path .. " can be read by other users of this machine: chmod 600 it")
   end
-  return setmetatable({ entries = entries, fields = {} }, Netrc)
+  return setmetatable({ entries = entries, fields = {}, count = 0 }, Netrc)
 end
 
 -- The field for a host; false when there is no entry for it.
@@ -193,8 +194,11 @@ function Netrc:authorize(plan)
   local host = plan.u.host
   local fields = self.fields[host]
   if fields == nil then
+    if self.count == MOST_FIELDS then
+      self.fields, self.count = {}, 0
+    end
     fields = fields_for(self, host)
-    self.fields[host] = fields
+    self.fields[host], self.count = fields, self.count + 1
   end
   if fields then
     credential.put(plan, fields)

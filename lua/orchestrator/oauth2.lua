@@ -34,6 +34,7 @@ local MARGIN_PART = 0.1 -- … this part of its life, if that is less
 local TRUSTED_FOR = 60 -- seconds
 local REFUSED_FOR = 30 -- seconds in which a refusal for good is not asked for again
 local KEPT = 8 -- tokens that are masked
+local LONGEST_TOKEN = 16384 -- bytes; no server would take a header field of more
 local LONGEST_TEXT = 200 -- bytes of what the endpoint says that are shown
 
 local function words(list)
@@ -47,16 +48,7 @@ end
 
 oauth2.schema = {
   type = credential.TYPE,
-  token_url = {
-    type = "secret",
-    required = true,
-    check = function(text)
-      local u, problem = url.parse(text)
-      if not u then return nil, "is not a URL: " .. problem end
-      if u.userinfo then return nil, "must not have credentials in it: use client_id" end
-      return secret.reveal(text)
-    end,
-  },
+  token_url = { type = "secret", required = true, check = secret.reveal },
   grant = {
     type = { one_of = { "client_credentials", "refresh_token" } }, default = "client_credentials",
   },
@@ -84,6 +76,12 @@ local function check_params(opts, where)
       options.fail(where, ('"params" must not have "%s": it has an option of its own'):format(name))
     end
   end
+  for name, value in pairs(opts.params) do
+    if not url.scalar(value) then
+      options.fail(where, ('"params" must have texts, numbers or secrets in it; "%s" is a %s')
+        :format(tostring(name), type(value)))
+    end
+  end
   url.form(opts.params) -- raises on what no form can have
 end
 
@@ -92,6 +90,11 @@ end
 ---@return orc.Oauth2
 function oauth2.new(opts, context)
   local where = context.where
+  local u, problem = url.parse(opts.token_url, context.idn)
+  if not u then options.fail(where, '"token_url" is not a URL: ' .. problem) end
+  if u.userinfo then
+    options.fail(where, '"token_url" must not have credentials in it: use client_id')
+  end
   if opts.grant == "refresh_token" and not opts.refresh_token then
     options.fail(where, '"refresh_token" is missing: grant = "refresh_token" needs one')
   elseif opts.grant == "client_credentials" and opts.refresh_token then
@@ -170,7 +173,8 @@ end
 
 -- A secret that goes into a header field, or nil.
 local function token_text(value)
-  return type(value) == "string" and value:find "^[\33-\126]+$" and value or nil
+  if type(value) ~= "string" or #value > LONGEST_TOKEN then return nil end
+  return value:find "^[\33-\126]+$" and value or nil
 end
 
 -- Makes a token known, so that it is masked, and forgets the oldest.

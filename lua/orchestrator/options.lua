@@ -48,13 +48,23 @@ function options.place()
   end
 end
 
+local latest -- message of a misuse
+
 --- Raises a misuse, named by its place in the script.
 ---@param where string|nil what was being set up ("client.retry")
 ---@param message string
 function options.fail(where, message)
   local text = where and where .. ": " .. message or message
   local place = options.place()
-  error(place and place .. ": " .. text or text, 0)
+  latest = place and place .. ": " .. text or text
+  error(latest, 0)
+end
+
+--- Whether a message is that of the latest misuse, however often it was raised again on its way.
+---@param message any
+---@return boolean
+function options.is_misuse(message)
+  return message ~= nil and message == latest
 end
 
 -- Edits between two names, where a swap of neighbours is one edit (optimal string alignment).
@@ -250,6 +260,10 @@ end
 -- The value to keep for one option; or nil and "must be …".
 local function read_option(rule, kinds, v)
   local parsed, reason
+  local hidden = false -- a password that was given as a number is one all the same
+  for _, kind in ipairs(kinds) do
+    hidden = hidden or kind == "secret"
+  end
   for _, kind in ipairs(kinds) do
     local refused
     parsed, refused = parse(kind, v)
@@ -260,7 +274,8 @@ local function read_option(rule, kinds, v)
   end
   if parsed == nil then
     local message = type(v) == "table" and reason
-    return nil, message or ("must be %s, got %s"):format(nouns_of(kinds), show(v))
+    return nil, message or ("must be %s, got %s"):format(nouns_of(kinds),
+      hidden and type(v) == "number" and "a number" or show(v))
   elseif rule.min and type(parsed) == "number" and parsed < rule.min then
     return nil, ("must be at least %s, got %s"):format(rule.min, show(v))
   elseif rule.max and type(parsed) == "number" and parsed > rule.max then

@@ -1,6 +1,7 @@
 -- How a client reaches hosts: TLS settings, proxy, guard, socket, addresses, cookies. Transfers of
 -- different settings must never share a connection, so each set of them is a profile of the host's
--- (src/host.h), made when it is first needed and shared by all clients that have the same.
+-- (src/host.h), made when it is first needed and shared by all clients that have the same. It is
+-- closed when the last of them is gone.
 
 local errors = require "orchestrator.errors"
 local faults = require "orchestrator.faults"
@@ -12,6 +13,7 @@ local tls = require "orchestrator.tls"
 local profile = {}
 
 local MOST_ROUTES = 1000 -- of a client that are remembered
+local MANY = 50 -- profiles that are made before those of no use are looked for
 local LONGEST_SOCKET = 107 -- bytes that fit into sockaddr_un
 
 ---@class orc.Network
@@ -21,6 +23,7 @@ local LONGEST_SOCKET = 107 -- bytes that fit into sockaddr_un
 ---@field spec table fields of host.profile that all hops have
 ---@field routes table<string, table> by origin: what `aim` puts on a plan
 ---@field streaming table<string, table> the same for hops that stream
+---@field held table<table, boolean> the profiles in them, which live as long as the network
 local Network = {}
 Network.__index = Network
 
@@ -48,6 +51,7 @@ end
 local EXCLUSIVE = {
   { "unix_socket", "proxy" },
   { "unix_socket", "resolve" },
+  { "deny_private", "unix_socket" }, -- a socket has no address
   -- A proxy looks names up itself and connects where it likes.
   { "deny_private", "proxy" },
 }
@@ -62,7 +66,7 @@ function profile.new(env, opts)
     end
   end
   local idn = env.host.idn
-  local self = { env = env, host = env.host, count = 0, routes = {}, streaming = {} }
+  local self = { env = env, host = env.host, count = 0, routes = {}, streaming = {}, held = {} }
   self.spec = opts.tls and tls.check(opts.tls, "client.tls") or {}
   self.spec.guard = opts.deny_private or nil
   self.spec.unix = opts.unix_socket
@@ -80,6 +84,25 @@ function profile.new(env, opts)
   return setmetatable(self, Network)
 end
 
+-- A profile of the host's that is closed when nobody refers to it any more.
+local function hold(host, id)
+  local guard = newproxy(true)
+  getmetatable(guard).__gc = function() host.profile_close(id) end
+  return { id = id, guard = guard }
+end
+
+-- Lua does not know what a profile takes elsewhere, and may be in no hurry to find out which are of
+-- no use any more.
+local function make_room(env)
+  local profiles = env.profiles
+  profiles.made = profiles.made + 1
+  if profiles.made < profiles.most then return end
+  collectgarbage()
+  local live = 0
+  for _ in pairs(profiles.by_key) do live = live + 1 end
+  profiles.made, profiles.most = 0, math.max(MANY, live)
+end
+
 -- The profile of these settings, nil for the default one; or nil, fault, message.
 local function profile_of(self, spec)
   local fields = {}
@@ -88,19 +111,24 @@ local function profile_of(self, spec)
   if self.resolve then fields[#fields + 1] = "resolve=" .. self.resolve.text end
   if #fields == 0 then return nil end
   table.sort(fields)
-  local key = table.concat(fields, "\0")
-  local known = self.env.profiles or {}
-  self.env.profiles = known
-  local id, fault, message = known[key], nil, nil
-  if not id then
-    id, fault, message = self.host.profile(spec)
-    known[key] = id
+  local key, env = table.concat(fields, "\0"), self.env
+  env.profiles = env.profiles
+    or { by_key = setmetatable({}, { __mode = "v" }), made = 0, most = MANY }
+  local known = env.profiles.by_key
+  local one = known[key]
+  if not one then
+    make_room(env)
+    local id, fault, message = self.host.profile(spec)
+    if not id then return nil, fault, message end
+    one = hold(self.host, id)
+    known[key] = one
   end
-  return id, fault, message
+  self.held[one] = true
+  return one.id
 end
 
 -- What `aim` puts on the plans of an origin; or nil, fault, message.
-local function find_route(self, plan, streams)
+local function find_route(self, plan, streams, bare)
   local u = plan.u
   local through, problem
   if self.proxies then
@@ -109,6 +137,7 @@ local function find_route(self, plan, streams)
   end
   local spec = { http1 = streams or nil }
   for name, value in pairs(self.spec) do spec[name] = value end
+  if bare then spec.cert, spec.key, spec.key_password = nil, nil, nil end
   local host, port = u.host, u.port
   if through then
     if spec.guard then
@@ -131,16 +160,20 @@ local function find_route(self, plan, streams)
 end
 
 --- Points a plan at where its hop connects to.
----@param plan table sets profile, host, port, addresses and relayed (true: a 407 is the proxy's)
+---@param plan table sets profile, host, port, addresses and relayed (true: a 407 is the proxy's).
+---  `foreign`: it leads to an origin that is shown no credentials
 ---@return boolean|nil
 ---@return orc.Error|nil
 function Network:aim(plan)
   local streams = plan.tls and (plan.stream or plan.pull) and true or false
   local routes = streams and self.streaming or self.routes
-  local route = routes[plan.origin]
+  -- A certificate of ours is a credential like others.
+  local bare = plan.foreign and self.spec.cert ~= nil
+  local key = bare and "bare " .. plan.origin or plan.origin
+  local route = routes[key]
   if not route then
     local fault, message
-    route, fault, message = find_route(self, plan, streams)
+    route, fault, message = find_route(self, plan, streams, bare)
     if not route then
       return nil, errors.new(faults.get(fault).kind, message,
         { url = plan.url, method = plan.method, fault = fault })
@@ -149,7 +182,7 @@ function Network:aim(plan)
       self.routes, self.streaming, self.count = {}, {}, 0
       routes = streams and self.streaming or self.routes
     end
-    routes[plan.origin], self.count = route, self.count + 1
+    routes[key], self.count = route, self.count + 1
   end
   plan.profile, plan.host, plan.port = route.profile, route.host, route.port
   plan.addresses, plan.relayed = route.addresses, route.relayed

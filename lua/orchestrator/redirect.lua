@@ -86,9 +86,14 @@ end
 ---@param status integer
 ---@param location string|nil the raw field
 ---@param idn? fun(host: string): string|nil see url.parse
+---@param torn? boolean there are several that differ: who follows another than the next proxy or
+---  cache does may be led anywhere
 ---@return orc.Redirect|nil
 ---@return orc.Error|nil
-function redirect.next(plan, status, location, idn)
+function redirect.next(plan, status, location, idn, torn)
+  if torn and FOLLOWED[status] then
+    return blocked(plan, "it has several Location fields that differ", "redirect_bad_location")
+  end
   if not FOLLOWED[status] or not location or location == "" then
     return nil
   end

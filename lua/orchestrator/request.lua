@@ -5,6 +5,7 @@ local auth = require "orchestrator.auth"
 local body = require "orchestrator.body"
 local errors = require "orchestrator.errors"
 local headers = require "orchestrator.headers"
+local hedge = require "orchestrator.hedge"
 local options = require "orchestrator.options"
 local redirect = require "orchestrator.redirect"
 local retry = require "orchestrator.retry"
@@ -50,6 +51,8 @@ function request.common_schema()
     retry = { type = { "table", { one_of = { false } } } },
     accept = { type = { "table", "function", { one_of = { "any" } } }, check = accepting },
     response_action = { type = "function" },
+    hedge = { type = { "table", { one_of = { false } } } },
+    fallback = { type = { "function", { one_of = { false } } } },
     max_body = { type = "size", min = 1 },
     max_headers = { type = "size", min = 1, max = MOST_HEADERS },
     follow = { type = "integer", min = 0 },
@@ -70,6 +73,14 @@ REQUEST.query = { type = "table" }
 body.schema(REQUEST)
 REQUEST.stream = { type = "boolean" }
 REQUEST.min_speed = { type = "size", min = 0 }
+REQUEST.weight = {
+  type = "number",
+  check = function(weight)
+    if weight > 0 then return weight end
+    return nil, string.format("must be above zero, got %g", weight)
+  end,
+}
+REQUEST.priority = { type = "number" }
 REQUEST.save = {
   type = "string",
   check = function(path)
@@ -78,8 +89,22 @@ REQUEST.save = {
   end,
 }
 
-local function accept_2xx(res)
+--- What is an answer unless something else is said.
+function request.accept_2xx(res)
   return res.status >= 200 and res.status <= 299
+end
+
+-- A request's table changes the client's, option by option; false is false.
+local function merged(base, given, where, name)
+  if not given then return false end
+  if where == "request" and given.budget ~= nil then
+    options.fail("request." .. name,
+      '"budget" is shared by the requests of a client: set it there')
+  end
+  local all = {}
+  for key, value in pairs(base or {}) do all[key] = value end
+  for key, value in pairs(given) do all[key] = value end
+  return all
 end
 
 --- Puts checked common options on a plan (or on a client's defaults).
@@ -96,19 +121,14 @@ local function apply(plan, opts, where)
     plan.total = t.total
   end
   if opts.retry ~= nil then
-    if opts.retry and where == "request" and opts.retry.budget ~= nil then
-      options.fail("request.retry", '"budget" is shared by the requests of a client: set it there')
-    end
-    -- A request's table changes the client's, option by option.
-    local base = type(opts.retry) == "table" and type(plan.retry_given) == "table"
-      and plan.retry_given or {}
-    local merged = opts.retry and {}
-    if merged then
-      for name, value in pairs(base) do merged[name] = value end
-      for name, value in pairs(opts.retry) do merged[name] = value end
-    end
-    plan.retry_given, plan.retry = merged, retry.policy(merged, where .. ".retry")
+    plan.retry_given = merged(plan.retry_given, opts.retry, where, "retry")
+    plan.retry = retry.policy(plan.retry_given, where .. ".retry")
   end
+  if opts.hedge ~= nil then
+    plan.hedge_given = merged(plan.hedge_given, opts.hedge, where, "hedge")
+    plan.hedge = plan.hedge_given and hedge.policy(plan.hedge_given, where .. ".hedge")
+  end
+  plan.fallback = opts.fallback
   plan.accept = opts.accept
   plan.response_action = opts.response_action
   plan.max_body = opts.max_body
@@ -118,7 +138,8 @@ end
 
 --- The plan every request of a client starts from.
 ---@param opts table the client's checked options
-function request.defaults(opts, version)
+---@param idn function|nil see url.parse
+function request.defaults(opts, version, idn)
   local defaults = {
     method = "GET",
     timeout = 30,
@@ -126,7 +147,7 @@ function request.defaults(opts, version)
     max_body = 64e6,
     max_headers = MOST_HEADERS,
     follow = 10,
-    accept = accept_2xx,
+    accept = request.accept_2xx,
     retry = retry.policy(nil),
   }
   local own = {}
@@ -134,6 +155,7 @@ function request.defaults(opts, version)
   for name, value in pairs(own) do defaults[name] = value end
 
   local query = {}
+  headers.check(opts.headers or {}, "client")
   local fields = headers.merge({
     ["Accept"] = "*/*",
     ["Accept-Encoding"] = "gzip, deflate, br, zstd",
@@ -146,7 +168,7 @@ function request.defaults(opts, version)
   defaults.query = next(query) and query or nil
   if opts.base_url then
     defaults.base_url = opts.base_url
-    defaults.home = url.parse(opts.base_url).origin
+    defaults.home = url.parse(opts.base_url, idn).origin
     defaults.abroad = redirect.harmless(fields)
   end
   return { __index = defaults }
@@ -157,6 +179,19 @@ local function declines_credentials(given)
   for name, value in pairs(given or {}) do
     if value == false and name:lower() == "authorization" then return true end
   end
+end
+
+-- The credentials of a plan's own URL. Each item may have others.
+local function lend(plan, user, password)
+  local pair = secret.borrow(secret.base64(user .. ":" .. password))
+  plan.borrowed = { secret.borrow(password), pair }
+  return { place = "header", name = "Authorization", value = "Basic " .. pair }
+end
+
+--- Gives back what a plan has borrowed: nothing more is done with it.
+function request.release(plan)
+  for _, one in ipairs(plan.borrowed or {}) do secret.give_back(one) end
+  plan.borrowed = nil
 end
 
 -- Gives the plan its URL and its headers: the client's with the request's `own` on top. What a
@@ -171,7 +206,7 @@ local function set_target(plan, text, query, own, idn)
   local fields, standing = plan.fields, plan.query
   if plan.home and u.origin ~= plan.home then
     fields, standing = plan.abroad, nil
-    plan.fields, plan.anonymous = fields, true
+    plan.fields, plan.anonymous, plan.foreign = fields, true, true
   end
   if query or standing then
     local all = {}
@@ -192,8 +227,7 @@ local function set_target(plan, text, query, own, idn)
       return nil, "the URL has a user name with a colon in it", "bad_url"
     end
     plan.fields = headers.merge(plan.fields)
-    auth.apply(auth.check { type = "basic", username = user, password = url.unescape(password) },
-      plan.fields, {})
+    auth.apply(lend(plan, user, url.unescape(password)), plan.fields, {})
   end
   if rawget(plan, "fields") then
     plan.headers, problem = headers.text(plan.fields)
@@ -210,7 +244,9 @@ end
 
 -- A request's own header fields: `weak` under the client's, `strong` and `given` over them.
 local function fields_of(plan, content_type, given)
-  if given and body.is_streamed(plan) then given = body.headers(plan, given, "request") end
+  local streamed = body.is_streamed(plan)
+  if given then headers.check(given, "request", streamed) end
+  if given and streamed then given = body.headers(plan, given, "request") end
   local own = { given = given }
   if plan.parts then
     own.strong = { ["Content-Type"] = false } -- libcurl's, as it makes the boundary
@@ -232,6 +268,7 @@ function request.plan(defaults, given, idn)
   if type(given) == "string" or secret.is(given) then
     local ok, problem, fault = set_target(plan, given, nil, nil, idn)
     if ok then return plan end
+    request.release(plan)
     return nil, errors.new("invalid", problem, { url = secret.reveal(given), fault = fault })
   elseif type(given) ~= "table" then
     options.fail("fetch", "expects a URL or a request table, got " .. type(given))
@@ -239,6 +276,9 @@ function request.plan(defaults, given, idn)
 
   local opts = options.check("request", given, REQUEST)
   if not opts.url and not plan.base_url then options.fail("request", '"url" is missing') end
+  if opts.save and opts.stream then
+    options.fail("request", "save and stream exclude each other")
+  end
   apply(plan, opts, "request")
   local content_type, err = body.set(plan, opts, "request")
   if not content_type then return nil, err end
@@ -249,23 +289,30 @@ function request.plan(defaults, given, idn)
         { url = secret.reveal(opts.url), fault = "bad_header" })
     end
     plan.method = method:upper()
+    if plan.method == "CONNECT" then
+      options.fail("request", '"method" CONNECT is for proxies, which the option "proxy" names')
+    end
   elseif body.of(plan) then
     plan.method = "POST"
   end
   local own = fields_of(plan, content_type, opts.headers)
   local ok, problem, fault = set_target(plan, opts.url or "", opts.query, own, idn)
   if not ok then
+    request.release(plan)
     return nil, errors.new("invalid", problem, { url = secret.reveal(opts.url), fault = fault })
-  end
-  if opts.save and opts.stream then
-    options.fail("request", "save and stream exclude each other")
   end
   if opts.save or opts.stream or body.is_streamed(plan) then
     -- It has no size and no end we could know: it may go on as long as bytes come, or go.
     plan.idle_timeout = plan.idle_timeout or 30
-    plan.timeout = rawget(plan, "timeout") or 0
+    local limit = rawget(plan, "timeout")
+    -- The answer to a small request can begin in time.
+    if opts.stream and not limit and not body.is_streamed(plan) then
+      plan.head_timeout = plan.timeout
+    end
+    plan.timeout = limit or 0
   end
   plan.min_speed = opts.min_speed
+  plan.weight, plan.priority = opts.weight, opts.priority
   if opts.save then
     plan.save = opts.save
     plan.max_body = opts.max_body or 0
@@ -282,10 +329,14 @@ end
 local function copy_after(plan, took, message)
   local after = setmetatable({}, getmetatable(plan))
   for name, value in pairs(plan) do after[name] = value end
-  if plan.timeout > 0 then
-    after.timeout = plan.timeout - took
-    if after.timeout <= 0 then
-      return nil, errors.new("timeout", message, { url = plan.url, method = plan.method })
+  for _, name in ipairs { "timeout", "head_timeout" } do
+    local limit = plan[name] or 0
+    if limit > 0 then
+      after[name] = limit - took
+      if after[name] <= 0 then
+        return nil, errors.new("timeout", message,
+          { url = plan.url, method = plan.method, fault = "timeout" })
+      end
     end
   end
   return after
@@ -310,7 +361,7 @@ end
 function request.follow(plan, following, took)
   local after, problem = copy_after(plan, took, "the redirects took longer than an attempt may")
   if not after then return nil, problem end
-  if not following.same_origin then after.anonymous = true end
+  if not following.same_origin then after.anonymous, after.foreign = true, true end
   request.aim(after, assert(url.parse(following.url)))
   after.method, after.fields = following.method, following.headers
   if not following.keeps_body then body.drop(after) end

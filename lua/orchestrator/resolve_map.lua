@@ -32,6 +32,11 @@ end
 
 local function check_addresses(key, given, where)
   local list, texts = type(given) == "table" and given or { given }, {}
+  local count = 0
+  for _ in pairs(list) do count = count + 1 end
+  if count ~= #list then
+    options.fail(where, ('["%s"] must be a list of addresses without holes and names'):format(key))
+  end
   for i, text in ipairs(list) do
     local plain = type(text) == "string" and text:gsub("^%[(.*:.*)%]$", "%1")
     if not plain or not address.is_plain(plain) then

@@ -69,7 +69,9 @@ end
 -- it, like one that returns nil, err.
 local function iterate(self, reader)
   local err
+  local stream = self.stream
   return function()
+    err = err or stream and stream:lost()
     if err then error(err, 0) end
     local number, record, problem, kind = reader:next()
     if problem == nil then return record, number end
@@ -94,7 +96,10 @@ methods.jsonl = records("jsonl", jsonl)
 
 --- Iterates over the records of a CSV body (RFC 4180), and the numbers of the lines they begin on:
 --- tables of texts by the names of the header, or lists. Yields.
-methods.csv = records("csv", csv)
+methods.csv = records("csv", {
+  OPTIONS = csv.OPTIONS,
+  new = function(read, opts) return csv.new(read, opts, nil, true) end,
+})
 
 --- Iterates over the body as it comes, in pieces of any size. Yields.
 function methods:chunks()
@@ -106,6 +111,35 @@ function methods:chunks()
       return nil, text, err
     end,
   })
+end
+
+--- The beginning of the body, up to `most` bytes, wherever it goes: what is streamed is still to be
+--- read. Yields.
+---@param most integer|nil 1000 unless given
+---@return string|nil text
+---@return orc.Error|nil err
+function methods:peek(most)
+  most = most or 1000
+  if type(most) ~= "number" or most < 1 or most % 1 ~= 0 then
+    options.fail("res:peek", "expects a number of bytes")
+  elseif self.reading then
+    options.fail("res:peek", "res:" .. self.reading .. " reads the body already")
+  end
+  if self.stream then
+    local text, err = self.stream:peek(most)
+    if err then return nil, err end
+    return text
+  elseif self.body then
+    return self.body:sub(1, most)
+  end
+  if not self.saved then
+    return nil, errors.new("invalid", "the body was not kept", { url = self.url })
+  end
+  local handle, problem = io.open(self.saved, "rb")
+  if not handle then return nil, errors.new("invalid", "cannot read " .. problem) end
+  local text = handle:read(most) or ""
+  handle:close()
+  return text
 end
 
 --- Gives up what is left of a streamed body, and with it the slot and the connection.
@@ -160,6 +194,28 @@ end
 function response.of(result, url, attempts)
   result.url, result.attempts = url, attempts
   return setmetatable(result, Response)
+end
+
+---@return boolean
+function response.is(value)
+  return getmetatable(value) == Response
+end
+
+--- A response that no server sent.
+---@param status integer
+---@param fields table<string, any>|nil header fields, name → value
+---@param body string
+---@param url string
+---@param attempts integer
+function response.made(status, fields, body, url, attempts)
+  local given = {}
+  for _, field in pairs(headers.merge(fields)) do
+    given[field.name:lower()] = secret.reveal(field.value)
+  end
+  return response.of({
+    status = status, headers = given, head = "", body = body, size = #body, wire = 0, elapsed = 0,
+    framing = "none", version = "1.1",
+  }, url, attempts)
 end
 
 return response

@@ -1,7 +1,9 @@
--- When to try again and how long to wait first: exponential backoff with full jitter, Retry-After
--- (RFC 9110 section 10.2.3) and a budget, so that a broken server is not buried in retries. Nothing
--- here sleeps or reads a clock: time, chance and the outcome of the attempt are arguments.
+-- When to try again and how long to wait first: exponential backoff with full jitter, or as long
+-- as Retry-After says (RFC 9110 section 10.2.3). Nothing here sleeps or reads a clock: time, chance
+-- and the outcome of the attempt are arguments.
 
+local budget = require "orchestrator.budget"
+local date = require "orchestrator.date"
 local faults = require "orchestrator.faults"
 local options = require "orchestrator.options"
 
@@ -18,6 +20,8 @@ local retry = {}
 ---@field respect_retry_after boolean
 ---@field max_retry_after number
 ---@field budget number
+---@field deadline? number from the start of the first attempt
+---@field on_retry? fun(info: table)
 
 ---@class orc.Attempt
 ---@field attempt integer how many there were, this one included
@@ -25,10 +29,13 @@ local retry = {}
 ---@field kind? string the error's kind; nil when there was a response
 ---@field fault? string see faults.lua; the error's kind decides without one
 ---@field status? integer
----@field retry_after? string the raw field
+---@field retry_after? string the raw field; several are joined by ", "
+---@field retry_in? number seconds to wait, when more is known than the field says (rotation.lua)
 ---@field wall number unix time
 ---@field random fun(): number from [0, 1)
 ---@field asked? boolean the script asked for a retry, whatever the status and method
+---@field keyed? boolean the request has an Idempotency-Key
+---@field elapsed? number seconds since the first attempt began; 0 when none did
 
 -- The lists of a policy become sets. A set given instead would pass for an empty list: refused.
 local function set_of(accepts, requirement)
@@ -71,7 +78,11 @@ local SCHEMA = {
     check = set_of(is_method, 'methods such as "GET"'),
   },
   budget = { type = "number", min = 0, default = 0.2 },
+  deadline = { type = "duration" },
+  on_retry = { type = "function" },
 }
+
+local ALWAYS = 10 -- retries a minute that even an idle client may make
 
 local RETRIED = { connect = true, timeout = true, network = true, protocol = true }
 
@@ -86,167 +97,91 @@ function retry.policy(opts, where)
   return options.check(where or "retry", opts, SCHEMA)
 end
 
--- Proleptic Gregorian date → days since 1970-01-01, counting years from March.
-local function days_since_epoch(year, month, day)
-  if month <= 2 then
-    year, month = year - 1, month + 12
-  end
-  local leap_days = math.floor(year / 4) - math.floor(year / 100) + math.floor(year / 400)
-  return 365 * year + leap_days + math.floor((153 * month - 457) / 5) + day - 719469
+-- Seconds. RFC 9110 has whole ones only, but there are servers that send "0.5", and what they mean
+-- is plain.
+local function parse_seconds(text)
+  return (text:find "^%d+$" or text:find "^%d+%.%d+$") and tonumber(text) or nil
 end
 
-local MONTHS = {
-  Jan = 1, Feb = 2, Mar = 3, Apr = 4, May = 5, Jun = 6,
-  Jul = 7, Aug = 8, Sep = 9, Oct = 10, Nov = 11, Dec = 12,
-}
-local WEEKDAYS = {
-  Mon = true, Tue = true, Wed = true, Thu = true, Fri = true, Sat = true, Sun = true,
-}
-local AVERAGE_YEAR = 31556952 -- seconds
-
-local function unix_time(year, month, day, hour, minute, second)
-  local first = days_since_epoch(year, month, 1)
-  local length = days_since_epoch(year, month + 1, 1) - first
-  if day < 1 or day > length or hour > 23 or minute > 59 or second > 60 then
-    return nil
-  end
-  return (first + day - 1) * 86400 + hour * 3600 + minute * 60 + second
+local function wait_of(text, wall)
+  local time = date.http(text, wall)
+  return parse_seconds(text) or (time and time > wall and time - wall or nil)
 end
 
--- The year of two digits that is no more than fifty years ahead.
-local function full_year(digits, wall)
-  local earliest = 1970 + math.floor(wall / AVERAGE_YEAR) - 49
-  return earliest + (digits - earliest) % 100
-end
-
--- Any of the three forms of RFC 9110 section 5.6.7: IMF-fixdate, RFC 850, asctime.
-local function parse_date(text, wall)
-  local name, day, month, year, hour, minute, second =
-    text:match "^(%a%a%a), (%d%d) (%a%a%a) (%d%d%d%d) (%d%d):(%d%d):(%d%d) GMT$"
-  if not name then
-    name, day, month, year, hour, minute, second =
-      text:match "^(%a%a%a)%a-day, (%d%d)%-(%a%a%a)%-(%d%d) (%d%d):(%d%d):(%d%d) GMT$"
-    year = name and full_year(tonumber(year), wall)
-  end
-  if not name then
-    name, month, day, hour, minute, second, year =
-      text:match "^(%a%a%a) (%a%a%a) ([ %d]%d) (%d%d):(%d%d):(%d%d) (%d%d%d%d)$"
-  end
-  if not WEEKDAYS[name] or not MONTHS[month] then
-    return nil
-  end
-  return unix_time(tonumber(year), MONTHS[month], tonumber(day), tonumber(hour),
-    tonumber(minute), tonumber(second))
-end
-
---- How long a Retry-After field asks to wait: delta-seconds or an HTTP date. What is past,
---- negative, fractional or junk says nothing.
----@param value string|nil
+--- How long a Retry-After field asks to wait: delta-seconds or an HTTP date. What is past, negative
+--- or junk says nothing. When there are several the longest counts: the server and the gateway
+--- before it may each have their reason.
+---@param value string|nil several fields joined by ", "
 ---@param wall number unix time
 ---@return number|nil seconds
 function retry.after(value, wall)
-  local text = value and value:match "^%s*(.-)%s*$"
-  if not text then
-    return nil
-  elseif text:find "^%d+$" then
-    return tonumber(text)
+  if not value then return nil end
+  local longest
+  local day = "" -- a date has a comma of its own
+  for part in (value .. ", "):gmatch "(.-),%s+" do
+    part = part:match "^%s*(.-)%s*$"
+    local wait = wait_of(day .. part, wall) or wait_of(part, wall)
+    day = part:find "^%a+$" and part .. ", " or ""
+    if wait and wait > (longest or -1) then longest = wait end
   end
-  local time = parse_date(text, wall)
-  return time and time > wall and time - wall or nil
+  return longest
 end
 
--- Whether the outcome may be better next time; or the reason why not to try.
-local function refusal(policy, a)
-  if a.asked then
-    return nil
-  end
-  local passes
+-- POST and PATCH may be sent again when the server can tell that it is the same request:
+-- draft-ietf-httpapi-idempotency-key-header.
+local KEYED = { POST = true, PATCH = true }
+
+--- Whether the outcome may be better next time.
+---@param policy orc.RetryPolicy
+---@param a table {kind, fault, status, asked} of an orc.Attempt
+---@return boolean
+function retry.may_pass(policy, a)
+  if a.asked then return true end
   if a.kind and a.kind ~= "http" then
-    passes = a.fault and faults.get(a.fault).retried == true or not a.fault and RETRIED[a.kind]
-  else
-    passes = policy.statuses[a.status]
+    if a.fault then return faults.get(a.fault).retried == true end
+    return RETRIED[a.kind] == true
   end
-  if not passes then
+  return policy.statuses[a.status] == true
+end
+
+-- Why not to try again, whatever the wait would be.
+local function refusal(policy, a)
+  if not retry.may_pass(policy, a) then
     return "permanent"
+  elseif a.asked or policy.methods[a.method] or (a.keyed and KEYED[a.method]) then
+    return a.attempt >= policy.attempts and "attempts" or nil
   end
-  return not policy.methods[a.method] and "method" or nil
+  return "method"
 end
 
 --- How long to wait before the next attempt; or nil and why there is none: "permanent" (a kind or
---- status that is not retried), "method", "attempts", or "rate_limited" (asked to wait too long).
+--- status that is not retried), "method", "attempts", "deadline" (the wait would end after it), or
+--- "rate_limited" (asked to wait longer than `max_retry_after`, or than the deadline lets us).
 ---@param policy orc.RetryPolicy
 ---@param a orc.Attempt
 ---@return number|nil seconds
 ---@return string|nil reason
 function retry.decide(policy, a)
   local reason = refusal(policy, a)
-  if reason then
-    return nil, reason
-  elseif a.attempt >= policy.attempts then
-    return nil, "attempts"
-  end
-  local asked_wait = policy.respect_retry_after and retry.after(a.retry_after, a.wall)
+  if reason then return nil, reason end
+  local left = policy.deadline and policy.deadline - (a.elapsed or 0) or math.huge
+  local asked_wait = a.retry_in
+    or policy.respect_retry_after and retry.after(a.retry_after, a.wall)
   if asked_wait then
-    if asked_wait > policy.max_retry_after then
-      return nil, "rate_limited"
-    end
+    if asked_wait > policy.max_retry_after or asked_wait > left then return nil, "rate_limited" end
     return asked_wait
   end
-  local cap = math.min(policy.wait_max, policy.wait_initial * policy.factor ^ (a.attempt - 1))
-  return policy.jitter == "full" and a.random() * cap or cap
+  local wait = math.min(policy.wait_max, policy.wait_initial * policy.factor ^ (a.attempt - 1))
+  if policy.jitter == "full" then wait = a.random() * wait end
+  if wait > left then return nil, "deadline" end
+  return wait
 end
 
----@class orc.RetryBudget
-local Budget = {}
-Budget.__index = Budget
-
-local WINDOW = 60 -- seconds, and slots of one second
-local ALWAYS = 10 -- retries a window that even an idle client may make
-
---- Counts requests and retries of the last minute, second by second.
----@param fraction number retries allowed per request
----@return orc.RetryBudget
-function retry.budget(fraction)
-  local self = { fraction = fraction, second = -math.huge, requests = {}, retries = {} }
-  self.recent_requests, self.recent_retries = 0, 0
-  for slot = 0, WINDOW - 1 do
-    self.requests[slot], self.retries[slot] = 0, 0
-  end
-  return setmetatable(self, Budget)
-end
-
--- The slot of `now`, after the slots that time has passed over were emptied.
-local function slot_at(self, now)
-  local second = math.max(math.floor(now), self.second)
-  for passed = math.max(self.second, second - WINDOW) + 1, second do
-    local slot = passed % WINDOW
-    self.recent_requests = self.recent_requests - self.requests[slot]
-    self.recent_retries = self.recent_retries - self.retries[slot]
-    self.requests[slot], self.retries[slot] = 0, 0
-  end
-  self.second = second
-  return second % WINDOW
-end
-
---- Counts a request (its first attempt).
----@param now number monotonic seconds
-function Budget:request(now)
-  local slot = slot_at(self, now)
-  self.requests[slot] = self.requests[slot] + 1
-  self.recent_requests = self.recent_requests + 1
-end
-
---- Whether one more retry fits the budget; counts it if so.
----@param now number monotonic seconds
----@return boolean
-function Budget:allow(now)
-  local slot = slot_at(self, now)
-  if self.recent_retries >= math.max(ALWAYS, self.fraction * self.recent_requests) then
-    return false
-  end
-  self.retries[slot] = self.retries[slot] + 1
-  self.recent_retries = self.recent_retries + 1
-  return true
+--- What retries a client may make.
+---@param share number for each request of the last minute
+---@return orc.Budget
+function retry.budget(share)
+  return budget.new(share, ALWAYS)
 end
 
 return retry

@@ -154,6 +154,11 @@ function scheduler.raised(raised, trace)
   return err
 end
 
+--- For xpcall: what was raised, with the traceback of the place.
+function scheduler.trace(raised)
+  return scheduler.raised(raised, debug.traceback("", 2):sub(2))
+end
+
 local function step(self, task)
   local co = task.co
   local ok, problem
@@ -177,6 +182,7 @@ local function step(self, task)
   end
   self.running = nil
   if not ok then
+    if task.done then error(problem, 0) end -- in finish, for want of memory: nothing holds any more
     local err = scheduler.raised(problem, traceback(co))
     failed(self, task, task.cancelled or err)
   elseif not task.done and problem ~= PARK then
@@ -273,7 +279,7 @@ end
 
 -- Time -------------------------------------------------------------------------------------
 
---- Calls `fn(arg)` at `time`. It runs between steps and must not wait.
+--- Calls `fn(arg, timer)` at `time`. It runs between steps and must not wait.
 function Scheduler:at(time, fn, arg)
   self.seq = self.seq + 1
   local timer = setmetatable(
@@ -286,8 +292,8 @@ function Timer:cancel()
   self.heap:remove(self)
 end
 
-local function wake_sleeper(task)
-  task.sched:wake(task)
+local function wake_sleeper(task, timer)
+  if task.cancel_arg == timer then task.sched:wake(task) end -- else its wait never began
 end
 
 --- Suspends the running task for `seconds`; zero lets the others go first.
@@ -303,7 +309,7 @@ local function fire_due(self)
   local now = self.host.now()
   while timer and timer.time <= now do
     timers:remove(timer)
-    timer.fn(timer.arg)
+    timer.fn(timer.arg, timer)
     timer = timers:peek()
   end
 end
@@ -340,6 +346,17 @@ function Scheduler:perform(spec)
   return (self:suspend(abort, id))
 end
 
+--- Runs statements in a store (src/lua_store.h), in one transaction. Once begun they are run, also
+--- when the task is cancelled.
+---@return table result {rows, changes} or {fault = "state", code, message}
+function Scheduler:run_job(store, statements)
+  local problem = refusal(self.running)
+  if problem then refuse(problem) end
+  local id = self.host.store_run(store, statements)
+  self:attach(id, self.running)
+  return (self:suspend(abort, id))
+end
+
 local function complete(self, id, result)
   local waiting = self.transfers[id]
   if not waiting then return end
@@ -349,7 +366,7 @@ local function complete(self, id, result)
   end
   if waiting.told then
     waiting:told(result)
-  else
+  elseif waiting.cancel_arg == id then -- else its wait never began, for want of memory
     self:wake(waiting, result)
   end
 end

@@ -2,7 +2,7 @@
 -- joining one with strings (`"Bearer " .. token`) gives another secret. Note that `string.format`
 -- shows "***" too. `mask` hides every value made known through `env` or `value` wherever it turns
 -- up in a text, however it is written there (mask.lua). The known values live as long as the Lua
--- state: make secrets once, not once an item.
+-- state: make secrets once, not once an item. Those of single items are borrowed.
 
 local mask = require "orchestrator.mask"
 
@@ -10,10 +10,13 @@ local secret = {}
 
 local MASK = "***"
 local MIN_MASKED = 4 -- shorter values would mask ordinary text
+local KEPT = 100 -- borrowed values that are masked though nobody has them any more
 
 local texts = setmetatable({}, { __mode = "k" }) -- secret → its text
 local known = {} -- text → the one secret that stands for it
 local masked = mask.new() -- of all that are known
+local lent = {} -- text → how many have borrowed it
+local returned, queued = {}, {} -- texts that nobody has, the longest so first; whether one is there
 
 ---@class orc.Secret
 
@@ -39,6 +42,16 @@ end
 ---@return string
 secret.base64 = mask.base64
 
+local function make_known(text)
+  if not known[text] then
+    known[text] = wrap(text)
+    if #text >= MIN_MASKED then
+      masked:add(text)
+    end
+  end
+  return known[text]
+end
+
 --- The secret that stands for a text.
 ---@param text string|orc.Secret
 ---@return orc.Secret
@@ -49,13 +62,8 @@ function secret.value(text)
   if type(text) ~= "string" then
     error("secret.value: a string is needed, got " .. type(text), 2)
   end
-  if not known[text] then
-    known[text] = wrap(text)
-    if #text >= MIN_MASKED then
-      masked:add(text)
-    end
-  end
-  return known[text]
+  lent[text] = nil -- it stays
+  return make_known(text)
 end
 
 --- The secret held by an environment variable. Raises when it is unset or empty.
@@ -98,6 +106,35 @@ function secret.forget(v)
   if known[text] == v then
     known[text] = nil
     masked:remove(text)
+  end
+end
+
+--- The secret that stands for a text, until it is given back. What is told of it afterwards is
+--- masked, too, but not for ever: there may be one for every item.
+---@param text string
+---@return orc.Secret
+function secret.borrow(text)
+  if lent[text] or not known[text] then
+    lent[text] = (lent[text] or 0) + 1
+  end
+  return make_known(text)
+end
+
+---@param v orc.Secret
+function secret.give_back(v)
+  local text = texts[v]
+  local others = (lent[text] or 0) - 1
+  if others < 0 then return end
+  lent[text] = others
+  if others > 0 or queued[text] then return end
+  queued[text] = true
+  returned[#returned + 1] = text
+  if #returned <= KEPT then return end
+  local oldest = table.remove(returned, 1)
+  queued[oldest] = nil
+  if lent[oldest] == 0 then
+    lent[oldest] = nil
+    secret.forget(known[oldest])
   end
 end
 

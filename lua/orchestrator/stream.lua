@@ -20,6 +20,7 @@ Stream.__index = Stream
 local function ended(self)
   if self.timer then self.timer:cancel() end
   self.timer = nil
+  self:accepted()
   self:disown()
   local on_end = self.on_end
   self.on_end = nil
@@ -44,9 +45,11 @@ function stream.open(sched, spec, on_end)
     result = nil,
     streamed = spec.stream,
     rest = nil, -- of a streamed body: what came with the last result
+    front = nil, -- what was looked at, and is still to be read
     failed = nil, -- the error that ended it
     closed = false,
     waiter = nil, -- the task that reads
+    timer = nil, hurried = nil, -- what gives it up when it takes too long
     on_end = on_end,
   }, Stream)
   local id, fault, message = sched.host.start(spec)
@@ -118,6 +121,9 @@ end
 ---@return string|nil text nil at the end of a complete body
 ---@return table|nil err
 function Stream:read()
+  local front = self.front
+  self.front = nil
+  if front then return front end
   while not self.failed do
     if self.has_data then
       self.has_data = false
@@ -133,13 +139,37 @@ function Stream:read()
     elseif result then
       return nil
     elseif self.closed then
-      self.failed = errors.new("cancelled", "the response was closed",
-        { fault = "cancelled" })
+      return nil, self:lost()
     else
       wait(self)
     end
   end
   return nil, self.failed
+end
+
+--- Why it was given up, if it was: then what has been read and not yet used is of no use either.
+---@return table|nil err
+function Stream:lost()
+  if self.closed and not self.failed then
+    self.failed = errors.new("cancelled", "the response was closed", { fault = "cancelled" })
+  end
+  return self.closed and self.failed or nil
+end
+
+--- The beginning of the body, up to `most` bytes, which is still to be read. Yields.
+---@return string text
+---@return table|nil err that ended the body before
+function Stream:peek(most)
+  local parts, size, err = {}, 0, nil
+  while size < most do
+    local text, problem = self:read()
+    err = problem
+    if not text then break end
+    parts[#parts + 1], size = text, size + #text
+  end
+  local front = table.concat(parts)
+  if front ~= "" then self.front = front end
+  return front:sub(1, most), err
 end
 
 --- Reads up to `most` bytes, for a body that only explains an error, and gives the rest up.
@@ -164,17 +194,31 @@ function Stream:close()
   wake(self)
 end
 
-local function expire(self)
-  self.timer = nil
-  self.failed = self.too_late
+local function expire(late)
+  local self = late.stream
+  self.failed = late.err
   self:close()
+end
+
+local function close_at(self, time, err)
+  return self.sched:at(time, expire, { stream = self, err = err })
 end
 
 --- Gives up at `time`; who reads gets `err`.
 function Stream:limit(time, err)
   if self.result or self.closed then return end
-  self.too_late = err
-  self.timer = self.sched:at(time, expire, self)
+  self.timer = close_at(self, time, err)
+end
+
+--- The same, but only until it is known to be what was asked for.
+function Stream:hurry(time, err)
+  if self.result or self.closed then return end
+  self.hurried = close_at(self, time, err)
+end
+
+function Stream:accepted()
+  if self.hurried then self.hurried:cancel() end
+  self.hurried = nil
 end
 
 --- Makes `task` the one whose end ends it.

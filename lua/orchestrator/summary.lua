@@ -18,6 +18,8 @@ local MESSAGES = 2 -- told apart among failures of one kind, status and origin; 
 local SLOWEST = 10
 local GROUPS_SHOWN = 5
 local NAMED = 3 -- failed items named in a group
+local WAITS_SHOWN = 3 -- limits, and hosts, that were waited for
+local WAITED_LEAST, WAITED_SHARE = 1, 0.05 -- seconds, and share of the run, that are worth a line
 local TEXT_MAX = 160 -- bytes of a message or URL in the text
 
 ---@class orc.Summary
@@ -29,11 +31,13 @@ Summary.__index = Summary
 function summary.new(opts)
   return setmetatable({
     pipeline = opts.pipeline, run_id = opts.run_id, started_at = opts.started_at,
-    requests = { total = 0, ok = 0, failed = 0, retried = 0, from_cache = 0 },
+    requests = { total = 0, ok = 0, failed = 0, retried = 0, from_cache = 0, fallback = 0 },
     attempts = 0, retries = 0, bytes = 0,
+    hedges = { sent = 0, won = 0 },
     latency = histogram.new(),
     statuses = {}, -- status → attempts
     hosts = {}, host_count = 0, -- origin → counters
+    limits = {}, -- name → {waited, waits}
     slowest = {}, -- at most SLOWEST requests, the slowest first
     items = 0, fetched = 0, -- items taken from the source and ended, those that did not fail
     records = { ["in"] = 0, out = 0, filtered = 0, dead = 0 },
@@ -52,7 +56,8 @@ local function host_of(self, origin)
   if self.host_count >= HOSTS then origin = "other" end
   host = self.hosts[origin]
   if not host then
-    host = { requests = 0, failed = 0, attempts = 0, bytes = 0, latency = histogram.new() }
+    host = { requests = 0, failed = 0, attempts = 0, bytes = 0, waited = 0,
+      latency = histogram.new() }
     self.hosts[origin] = host
     if origin ~= "other" then self.host_count = self.host_count + 1 end
   end
@@ -63,15 +68,34 @@ end
 function Summary:attempt(info)
   self.attempts = self.attempts + 1
   if info.retried then self.retries = self.retries + 1 end
+  if info.hedge then
+    local hedges = self.hedges
+    hedges.sent = hedges.sent + 1
+    if not info.lost then hedges.won = hedges.won + 1 end
+  end
   local bytes = info.wire or info.size or 0
   self.bytes = self.bytes + bytes
-  self.latency:add(info.elapsed)
+  local answered = not (info.lost and info.kind == "cancelled") -- else it could have taken longer
+  if answered then self.latency:add(info.elapsed) end
   local status = info.status
   if status then self.statuses[status] = (self.statuses[status] or 0) + 1 end
   local host = host_of(self, info.origin)
   host.attempts = host.attempts + 1
   host.bytes = host.bytes + bytes
-  host.latency:add(info.elapsed)
+  if answered then host.latency:add(info.elapsed) end
+end
+
+--- A hop waited until it could start (see limits.lua).
+---@param limit string what it waited for
+function Summary:waited(origin, seconds, limit)
+  local of = self.limits[limit]
+  if not of then
+    of = { waited = 0, waits = 0 }
+    self.limits[limit] = of
+  end
+  of.waited, of.waits = of.waited + seconds, of.waits + 1
+  local host = host_of(self, origin)
+  host.waited = host.waited + seconds
 end
 
 local function keep_slow(self, info)
@@ -100,6 +124,11 @@ function Summary:request(info)
   host.requests = host.requests + 1
   if not info.ok then host.failed = host.failed + 1 end
   keep_slow(self, info)
+end
+
+--- A request that had failed was answered by `fallback`.
+function Summary:fell_back()
+  self.requests.fallback = self.requests.fallback + 1
 end
 
 --- An item went through, and this became of its records.
@@ -200,12 +229,25 @@ local function shown_url(text)
   return errors.escape(url.mask(secret.mask(text)))
 end
 
+local function rounded(seconds)
+  return math.floor(seconds * 1e3 + 0.5) / 1e3
+end
+
+local function table_of_limits(limits)
+  local out = {}
+  for name, of in pairs(limits) do
+    out[shown(name)] = { waited_s = rounded(of.waited), waits = of.waits }
+  end
+  return out
+end
+
 local function table_of_hosts(hosts)
   local out = {}
   for origin, host in pairs(hosts) do
     out[shown_url(origin)] = {
       requests = host.requests, failed = host.failed, attempts = host.attempts,
-      bytes = host.bytes, latency_ms = quantiles(host.latency, { 50, 95 }),
+      bytes = host.bytes, waited_s = rounded(host.waited),
+      latency_ms = quantiles(host.latency, { 50, 95 }),
     }
   end
   return out
@@ -248,15 +290,17 @@ function Summary:table(run)
     pipeline = self.pipeline,
     run_id = self.run_id,
     started_at = os.date("!%Y-%m-%dT%H:%M:%SZ", math.floor(self.started_at)),
-    elapsed_s = math.floor(run.elapsed * 1e3 + 0.5) / 1e3,
+    elapsed_s = rounded(run.elapsed),
     requests = copy(self.requests),
     attempts = self.attempts,
+    hedges = copy(self.hedges),
     records = copy(self.records),
     bytes = self.bytes,
     latency_ms = quantiles(self.latency, { 50, 90, 95, 99 }),
     statuses = copy(self.statuses),
     errors = copy(self.errors),
     hosts = table_of_hosts(self.hosts),
+    limits = table_of_limits(self.limits),
     slowest = list_of_slowest(self.slowest),
     thresholds = table_of_verdicts(run.verdicts),
     interrupted = run.interrupted or nil,
@@ -347,10 +391,50 @@ local function requests_line(self)
   if self.retries > 0 then
     line = line .. ", " .. (self.retries == 1 and "1 retry" or grouped(self.retries) .. " retries")
   end
+  if self.hedges.sent > 0 then
+    line = string.format("%s, %s (%s faster)", line, plural(self.hedges.sent, "hedge"),
+      grouped(self.hedges.won))
+  end
+  if requests.fallback > 0 then
+    line = line .. ", " .. grouped(requests.fallback) .. " answered by the fallback"
+  end
   if requests.from_cache > 0 then
     line = line .. ", " .. grouped(requests.from_cache) .. " from the cache"
   end
   return line .. ", " .. size(self.bytes) .. " received"
+end
+
+local LIMITS = { concurrency = "a free slot", server = "limits of the servers' own" }
+
+-- Those of a table that were waited for long enough to be told, the longest first.
+local function longest_waits(of, elapsed)
+  local names, all = {}, 0
+  for name, counters in pairs(of) do
+    if counters.waited > 0 then all = all + 1 end
+    if counters.waited > WAITED_LEAST and counters.waited > WAITED_SHARE * elapsed then
+      names[#names + 1] = name
+    end
+  end
+  table.sort(names, function(a, b)
+    if of[a].waited ~= of[b].waited then return of[a].waited > of[b].waited end
+    return a < b
+  end)
+  for i = #names, WAITS_SHOWN + 1, -1 do names[i] = nil end
+  return names, all
+end
+
+local function waiting_lines(self, elapsed, add)
+  for _, name in ipairs(longest_waits(self.limits, elapsed)) do
+    local of = self.limits[name]
+    add("waited", string.format("%s in all for %s (%s)", duration(of.waited),
+      LIMITS[name] or shown(name), of.waits == 1 and "once" or grouped(of.waits) .. " times"))
+  end
+  local origins, all = longest_waits(self.hosts, elapsed)
+  if all == 1 then return end -- that is said
+  for _, origin in ipairs(origins) do
+    add("waited", string.format("%s of it for %s", duration(self.hosts[origin].waited),
+      shown(origin)))
+  end
 end
 
 --- The summary for a terminal, a few lines that end in "\n".
@@ -382,6 +466,7 @@ function Summary:text(run)
     add("slowest", string.format("%s %s%s", duration(slowest.elapsed), shown(slowest.url),
       slowest.attempts > 1 and string.format(" (%d attempts)", slowest.attempts) or ""))
   end
+  waiting_lines(self, run.elapsed, add)
   failure_lines(self, add)
   if run.dead then
     add("dead", string.format("%s kept in %s", plural(records.dead, "item"), shown(run.dead)), RED)

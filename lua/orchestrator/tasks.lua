@@ -34,8 +34,9 @@ end
 function Scope:spawn(fn, ...)
   local task = self.sched:spawn(fn, ...)
   local children = self.children
-  task.scope, task.scope_index, task.on_done = self, #children + 1, child_done
   children[#children + 1] = task
+  task.scope, task.scope_index = self, #children
+  task.on_done = child_done -- when nothing can fail any more: there may be no memory
   return task
 end
 

@@ -19,12 +19,31 @@ local function path(given)
   return nil, ('must be a file that can be read, got "%s": %s'):format(given, problem)
 end
 
+-- The path of a file that has something of this kind in it, in PEM (RFC 7468).
+local function pem(label, what)
+  return function(given)
+    local kept, problem = path(given)
+    if not kept then return nil, problem end
+    local file = io.open(given, "rb")
+    local text = file and file:read "*a" or ""
+    if file then file:close() end
+    if text:find("%-%-%-%-%-BEGIN [%u%d ]*" .. label .. "%-%-%-%-%-") then return given end
+    return nil, ('must be a file of %s in PEM, got "%s"'):format(what, given)
+  end
+end
+
 local SCHEMA = {
-  ca = { type = "string", check = path },
-  crl = { type = "string", check = path },
+  ca = { type = "string", check = pem("CERTIFICATE", "certificates") },
+  crl = { type = "string", check = pem("CRL", "revocation lists") },
   cert = { type = "string", check = path },
   key = { type = "string", check = path },
-  key_password = { type = "secret" },
+  key_password = {
+    type = "secret",
+    check = function(given)
+      if secret.reveal(given):find "%z" then return nil, "contains a NUL byte" end
+      return given
+    end,
+  },
   insecure = { type = "boolean" },
   min = { type = { one_of = { "1.0", "1.1", "1.2", "1.3" } } },
 }

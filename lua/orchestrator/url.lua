@@ -327,6 +327,13 @@ function url.scalar(v)
   return secret.is(v) and secret.reveal(v) or nil
 end
 
+-- Whether the keys of a table are 1 to n.
+local function is_list(t)
+  local count = 0
+  for _ in pairs(t) do count = count + 1 end
+  return count == #t
+end
+
 local function encode_pairs(where, values, escape)
   local names, encoded = {}, {}
   for name in pairs(values) do
@@ -339,6 +346,10 @@ local function encode_pairs(where, values, escape)
   for _, name in ipairs(names) do
     local value = values[name]
     local list = type(value) == "table" and not secret.is(value) and value or { value }
+    if not is_list(list) then
+      options.fail(where, ('"%s" must be a string, number, boolean or a list of these, got a table '
+        .. "that is no list"):format(name))
+    end
     for _, element in ipairs(list) do
       local text = url.scalar(element)
       if not text then
@@ -414,8 +425,9 @@ local function credentials_end(text, from)
   return at and from + at - 1
 end
 
--- "user:password@" where no URL parser would look for it: without a scheme, or after "https:/".
-local LOOSE = "[^%s/?#@:]+:[^%s/\\?#][^%s/?#]*@"
+-- "user:password@" where no URL parser would look for it: without a scheme, or after "https:/". It
+-- holds nothing after which the patterns below begin anew, or they would take time squared.
+local LOOSE = "[^%s%z/?#@:]+:[^%s%z/\\?#][^%s%z/?#]*@"
 local LOOSE_AT = { "%f[^%s%z](%p?)" .. LOOSE, "%f[^%s%z](%p?%a+:[/\\]+)" .. LOOSE }
 
 --- A text with the userinfo of every URL in it hidden, also of those that are none by a slip.

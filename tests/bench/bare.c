@@ -1,18 +1,24 @@
 /*
  * The yardstick: libcurl's multi interface on libuv, without Lua and without policy.
  *
- *     bare [--lanes N] [--keep] URL COUNT CONCURRENCY
+ *     bare [--lanes N] [--keep] [--join] [--gzip libcurl|decode.c] URL COUNT CONCURRENCY
  *
- * Fetches URL COUNT times and prints how many body bytes came. The options of its transfers are
- * those of src/transfer.c, set at the same moments; the event loop is the one of libcurl's own
- * example for libuv. --lanes spreads the transfers over multi handles of at most N. --keep leaves
- * a connection's poll handle armed between transfers, as src/client.c does.
+ * Fetches URL COUNT times and prints how many body bytes came. Its requests have the header fields
+ * that the program sends, its transfers the options of src/transfer.c and src/profile.c, set at the
+ * same moments; the event loop is the one of libcurl's own example for libuv. --lanes spreads the
+ * transfers over multi handles of at most N. --keep leaves a connection's poll handle armed between
+ * transfers, as src/lane.c does. --join lets the first transfer end before the others begin, so
+ * that HTTP/2 has all of them on one connection. --gzip asks for a gzip body and says who decodes
+ * it.
  */
+#include "decode.h"
+
 #include <curl/curl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -26,10 +32,13 @@ struct bench {
     uv_loop_t loop;
     const char *url; /* borrowed from argv */
     long count;
+    long concurrency;
     long started;
     long done;
     long long body_bytes;
     int keep;
+    int join;
+    enum { PLAIN, GZIP_LIBCURL, GZIP_DECODE_C } gzip;
     struct watch **kept; /* owned; with --keep: by descriptor, each freed in its close_cb */
     int kept_len;
 };
@@ -53,6 +62,7 @@ struct slot {
     struct curl_slist *headers; /* owned */
     struct bytes head;
     struct bytes body;
+    struct decode *decode; /* owned, NULL when there is nothing to decode */
     char message[CURL_ERROR_SIZE];
 };
 
@@ -89,14 +99,31 @@ static size_t append(struct bytes *b, const char *p, size_t n)
     return n;
 }
 
+static int on_decoded(void *ctx, const char *p, size_t n)
+{
+    append(&((struct slot *)ctx)->body, p, n);
+    return 0;
+}
+
 static size_t on_header(char *p, size_t size, size_t n, void *ctx)
 {
-    return append(&((struct slot *)ctx)->head, p, size * n);
+    static const char name[] = "content-encoding: ", value[] = "gzip";
+    struct slot *s = ctx;
+    size_t len = size * n;
+    if (s->lane->bench->gzip == GZIP_DECODE_C && len == strlen(name) + strlen(value) + 2 &&
+        strncasecmp(p, name, strlen(name)) == 0)
+        need(decode_create(&s->decode, value, on_decoded, s), "decode");
+    return append(&s->head, p, len);
 }
 
 static size_t on_body(char *p, size_t size, size_t n, void *ctx)
 {
-    return append(&((struct slot *)ctx)->body, p, size * n);
+    struct slot *s = ctx;
+    size_t len = size * n;
+    if (!s->decode)
+        return append(&s->body, p, len);
+    need(decode_feed(s->decode, p, len), "decode");
+    return len;
 }
 
 static int on_prereq(void *ctx, char *remote_ip, char *local_ip, int remote_port, int local_port)
@@ -121,8 +148,26 @@ static void start(struct slot *s)
     need(curl_easy_setopt(s->easy, CURLOPT_URL, b->url), "url");
     need(curl_easy_setopt(s->easy, CURLOPT_TIMEOUT_MS, 30000L), "timeout");
     need(curl_easy_setopt(s->easy, CURLOPT_CONNECTTIMEOUT_MS, 10000L), "connect timeout");
-    need(curl_easy_setopt(s->easy, CURLOPT_LOW_SPEED_TIME, 0L), "low speed");
     need(curl_multi_add_handle(s->lane->multi, s->easy), "add");
+}
+
+/* The first transfer has ended, and its connection is there for all. */
+static void start_rest(struct slot *first)
+{
+    for (long i = 1; i < first->lane->bench->concurrency; i++)
+        start(&first[i]);
+}
+
+static void end_gzip(struct slot *s)
+{
+    curl_off_t wire = 0;
+    need(curl_easy_getinfo(s->easy, CURLINFO_SIZE_DOWNLOAD_T, &wire), "size");
+    if ((size_t)wire >= s->body.len)
+        die(s->lane->bench->url, "was not coded");
+    if (s->decode)
+        need(decode_finish(s->decode), "decode");
+    decode_destroy(s->decode);
+    s->decode = NULL;
 }
 
 static void finish(struct slot *s, CURLcode code)
@@ -134,9 +179,12 @@ static void finish(struct slot *s, CURLcode code)
     need(curl_easy_getinfo(s->easy, CURLINFO_RESPONSE_CODE, &status), "status");
     if (status != 200)
         die(b->url, "not answered with 200");
+    if (b->gzip)
+        end_gzip(s);
     need(curl_multi_remove_handle(s->lane->multi, s->easy), "remove");
     b->body_bytes += (long long)s->body.len;
-    b->done++;
+    if (b->done++ == 0 && b->join)
+        start_rest(s);
     start(s);
 }
 
@@ -258,14 +306,24 @@ static void lane_init(struct lane *lane, struct bench *b, long size)
     need(curl_multi_setopt(lane->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_MULTIPLEX), "multi");
 }
 
+static void add_header(struct slot *s, const char *line)
+{
+    s->headers = curl_slist_append(s->headers, line);
+    need(!s->headers, "headers");
+}
+
 static void slot_init(struct slot *s, struct lane *lane)
 {
     CURL *easy = curl_easy_init();
+    const char *ca = getenv("SSL_CERT_FILE");
+    int gzip = lane->bench->gzip;
     need(!easy, "easy");
     s->lane = lane;
     s->easy = easy;
-    s->headers = curl_slist_append(NULL, "Expect:");
-    need(!s->headers, "headers");
+    add_header(s, "Accept: */*");
+    if (gzip != GZIP_LIBCURL)
+        add_header(s, "Accept-Encoding: gzip, deflate, br, zstd");
+    add_header(s, "User-Agent: orchestrator/0.1.0");
     need(curl_easy_setopt(easy, CURLOPT_PRIVATE, s), "easy");
     need(curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L), "easy");
     need(curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L), "easy");
@@ -275,14 +333,21 @@ static void slot_init(struct slot *s, struct lane *lane)
     need(curl_easy_setopt(easy, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2), "easy");
     need(curl_easy_setopt(easy, CURLOPT_NETRC, (long)CURL_NETRC_IGNORED), "easy");
     need(curl_easy_setopt(easy, CURLOPT_PROXY, ""), "easy");
-    need(curl_easy_setopt(easy, CURLOPT_HTTP_CONTENT_DECODING, 0L), "easy");
-    need(curl_easy_setopt(easy, CURLOPT_DNS_CACHE_TIMEOUT, 300L), "easy");
+    need(curl_easy_setopt(easy, CURLOPT_NOPROXY, ""), "easy");
+    need(curl_easy_setopt(easy, CURLOPT_HTTP_CONTENT_DECODING, (long)(gzip == GZIP_LIBCURL)),
+         "easy");
+    if (gzip == GZIP_LIBCURL)
+        need(curl_easy_setopt(easy, CURLOPT_ACCEPT_ENCODING, "gzip, deflate, br, zstd"), "easy");
+    if (ca) {
+        need(curl_easy_setopt(easy, CURLOPT_CAINFO, ca), "easy");
+        need(curl_easy_setopt(easy, CURLOPT_CAPATH, NULL), "easy");
+    }
+    need(curl_easy_setopt(easy, CURLOPT_DNS_CACHE_TIMEOUT, -1L), "easy");
     need(curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, s->message), "easy");
     need(curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header), "easy");
     need(curl_easy_setopt(easy, CURLOPT_HEADERDATA, s), "easy");
     need(curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body), "easy");
     need(curl_easy_setopt(easy, CURLOPT_WRITEDATA, s), "easy");
-    need(curl_easy_setopt(easy, CURLOPT_LOW_SPEED_LIMIT, 1L), "easy");
     need(curl_easy_setopt(easy, CURLOPT_HTTPHEADER, s->headers), "easy");
     need(curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_prereq), "easy");
     if (lane->bench->keep) {
@@ -291,8 +356,9 @@ static void slot_init(struct slot *s, struct lane *lane)
     }
 }
 
-static void fetch_all(struct bench *b, long concurrency, long lane_size)
+static void fetch_all(struct bench *b, long lane_size)
 {
+    long concurrency = b->concurrency;
     long lane_count = (concurrency + lane_size - 1) / lane_size;
     struct lane *lanes = allocate((size_t)lane_count, sizeof *lanes);
     struct slot *slots = allocate((size_t)concurrency, sizeof *slots);
@@ -301,7 +367,8 @@ static void fetch_all(struct bench *b, long concurrency, long lane_size)
         lane_init(&lanes[i], b, lane_size);
     for (long i = 0; i < concurrency; i++) {
         slot_init(&slots[i], &lanes[i / lane_size]);
-        start(&slots[i]);
+        if (i == 0 || !b->join)
+            start(&slots[i]);
     }
     while (b->done < b->count)
         uv_run(&b->loop, UV_RUN_ONCE);
@@ -321,6 +388,13 @@ static void fetch_all(struct bench *b, long concurrency, long lane_size)
     free(lanes);
 }
 
+static int gzip_by(const char *who)
+{
+    return strcmp(who, "libcurl") == 0    ? GZIP_LIBCURL
+           : strcmp(who, "decode.c") == 0 ? GZIP_DECODE_C
+                                          : PLAIN;
+}
+
 int main(int argc, char **argv)
 {
     struct bench b = {0};
@@ -330,20 +404,24 @@ int main(int argc, char **argv)
     for (; i < argc && argv[i][0] == '-'; i++) {
         if (strcmp(argv[i], "--keep") == 0)
             b.keep = 1;
+        else if (strcmp(argv[i], "--join") == 0)
+            b.join = 1;
         else if (strcmp(argv[i], "--lanes") == 0 && i + 1 < argc)
             lane_size = atol(argv[++i]);
+        else if (strcmp(argv[i], "--gzip") == 0 && i + 1 < argc && gzip_by(argv[i + 1]) != PLAIN)
+            b.gzip = gzip_by(argv[++i]);
         else
             die(argv[i], "unknown option");
     }
     if (argc - i != 3)
-        die("usage", "bare [--lanes N] [--keep] URL COUNT CONCURRENCY");
+        die("usage", "bare [OPTION...] URL COUNT CONCURRENCY");
     b.url = argv[i];
     b.count = atol(argv[i + 1]);
-    long concurrency = atol(argv[i + 2]);
-    if (b.count < 1 || concurrency < 1 || lane_size < 0)
+    b.concurrency = atol(argv[i + 2]);
+    if (b.count < 1 || b.concurrency < 1 || lane_size < 0)
         die("usage", "numbers are at least 1");
     if (lane_size == 0)
-        lane_size = concurrency;
+        lane_size = b.concurrency;
 
     need(curl_global_init(CURL_GLOBAL_DEFAULT), "curl");
     need(uv_loop_init(&b.loop), "loop");
@@ -351,7 +429,7 @@ int main(int argc, char **argv)
         b.kept_len = (int)sysconf(_SC_OPEN_MAX);
         b.kept = allocate((size_t)b.kept_len, sizeof *b.kept);
     }
-    fetch_all(&b, concurrency, lane_size);
+    fetch_all(&b, lane_size);
     need(uv_loop_close(&b.loop), "an open handle");
     free(b.kept);
     curl_global_cleanup();

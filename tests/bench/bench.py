@@ -5,39 +5,20 @@ the other, so that a disturbance hits all; ratios are the median over the rounds
 """
 
 import argparse
-import contextlib
-import functools
 import os
-import pathlib
-import resource
-import shutil
-import socket
+import random
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
 from dataclasses import dataclass
 
-HERE = pathlib.Path(__file__).resolve().parent
-OURS = HERE.parent.parent / "build" / "orchestrator"
-BODY_SIZE = (HERE / "body.json").stat().st_size
+from lab import BODY_SIZE, HERE, LINE_SIZE, LIST_SIZE, OURS, Lab, note
+
 BODY_ID = 48213
 SLOW_SIZE = len('{"ok": true}')
 
 # Fifty latencies in ms: the sum is 13.5 s, the slowest takes 1.5 s.
 SEED_SLOWEST = 1500
 SEED = [SEED_SLOWEST, 48] + [53 + 8 * k for k in range(1, 49)]
-
-
-@dataclass
-class Sample:
-    """What one run of a command used and said."""
-
-    seconds: float
-    cpu: float  # µs
-    peak: float  # KB
-    output: str
 
 
 @dataclass
@@ -56,121 +37,6 @@ class Line:
         verdict = ("ok" if self.ok else "**short**") if self.mark else ""
         return [workload, self.client, self.cpu, self.rate, self.peak, self.measured, self.mark,
                 verdict]
-
-
-class Lab:
-    """The programs, the servers and the scratch directory; all gone when it closes."""
-
-    def __init__(self, rounds, scale):
-        self.rounds = rounds
-        self.scale = scale
-        self.stack = contextlib.ExitStack()
-        self.dir = pathlib.Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
-        cores = sorted(os.sched_getaffinity(0))
-        self.server_core, self.client_core = str(cores[0]), str(cores[-1])
-        if len(cores) < 2:
-            note("only one core: the server and the clients share it")
-        if os.getloadavg()[0] > 0.5:
-            note(f"the machine is busy (load {os.getloadavg()[0]:.1f}): the figures will scatter")
-        self.files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (self.files, self.files))
-        self.env = {k: v for k, v in os.environ.items()
-                    if not k.lower().endswith("_proxy") and k != "ORCHESTRATOR_LUA"}
-        self.env.update(GOCACHE=str(self.dir / "go"), GO111MODULE="off", CGO_ENABLED="0")
-
-    def __enter__(self):
-        try:
-            self.build()
-        except BaseException:
-            self.stack.close()
-            raise
-        return self
-
-    def __exit__(self, *exc):
-        self.stack.close()
-
-    def build(self):
-        note("building the other clients")
-        flags = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror"]
-        libs = subprocess.check_output(["pkg-config", "--cflags", "--libs", "libcurl", "libuv"],
-                                       text=True).split()
-        for name, extra in (("measure", []), ("slow", []), ("bare", libs)):
-            subprocess.check_call(["cc", *flags, "-o", self.dir / name, HERE / f"{name}.c", *extra])
-        subprocess.check_call(["go", "build", "-o", self.dir / "go_client", HERE / "go_client.go"],
-                              env=self.env)
-
-    def serve(self, *argv, **kwargs):
-        """Starts a server, which ends with the lab."""
-        alone = ["taskset", "-c", self.server_core, "setpriv", "--pdeathsig", "KILL"]
-        server = subprocess.Popen([*alone, *argv], env=self.env, **kwargs)
-        self.stack.callback(server.wait)
-        self.stack.callback(server.kill)
-        return server
-
-    @functools.cached_property
-    def body_url(self):
-        """The URL of body.json at nginx."""
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        root = self.dir / "root"
-        root.mkdir()
-        shutil.copy(HERE / "body.json", root)
-        conf = (HERE / "nginx.conf.in").read_text(encoding="utf-8")
-        for name, value in (("DIR", self.dir), ("ROOT", root), ("PORT", port),
-                            ("FILES", min(self.files, 65536))):
-            conf = conf.replace(f"@{name}@", str(value))
-        (self.dir / "nginx.conf").write_text(conf, encoding="utf-8")
-        server = self.serve("/usr/sbin/nginx", "-e", "stderr", "-c", self.dir / "nginx.conf")
-        while server.poll() is None:
-            with contextlib.suppress(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                return f"http://127.0.0.1:{port}/body.json"
-            time.sleep(0.01)
-        raise SystemExit("bench: nginx did not start")
-
-    @functools.cached_property
-    def slow_url(self):
-        """The base URL of a server that answers /MS after so many milliseconds."""
-        server = self.serve(self.dir / "slow", stdout=subprocess.PIPE, text=True)
-        return f"http://127.0.0.1:{int(server.stdout.readline())}"
-
-    def run(self, argv, expected=None):
-        """Runs a client; the numbers it prints must add up to what is expected."""
-        report = self.dir / "report"
-        argv = [self.dir / "measure", self.client_core, report, *argv]
-        done = subprocess.run(argv, capture_output=True, text=True, env=self.env, cwd=self.dir,
-                              check=False)
-        command = " ".join(map(str, argv[3:]))
-        if done.returncode:
-            raise SystemExit(f"bench: {command} failed ({done.returncode}):\n{done.stderr[-2000:]}")
-        if expected is not None and sum(map(int, done.stdout.split())) != expected:
-            raise SystemExit(f"bench: {command}: {done.stdout[:200]!r} is not {expected}")
-        seconds, cpu, peak = map(float, report.read_text(encoding="ascii").split())
-        return Sample(seconds, cpu, peak, done.stdout)
-
-    def rounds_of(self, runs, rounds=None):
-        """Runs every client once a round, every other round in reverse; name → samples."""
-        samples = {name: [] for name in runs}
-        for i in range(rounds or self.rounds):
-            for name in reversed(runs) if i % 2 else runs:
-                samples[name].append(runs[name]())
-        return samples
-
-    def bare(self, *args):
-        return [self.dir / "bare", *map(str, args)]
-
-    def client(self, name, *args):
-        program = {
-            "aiohttp": ["/usr/bin/python3", HERE / "aiohttp_client.py"],
-            "Go net/http": [self.dir / "go_client"],
-            "Node fetch": ["node", HERE / "node_client.mjs"],
-        }[name]
-        return [*program, *map(str, args)]
-
-
-def note(text):
-    print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 def ours(script, **params):
@@ -192,13 +58,13 @@ def figures(client, samples, count):
                 f"{median(samples, lambda s: s.peak) / 1000:.0f} MB")
 
 
-def compared(samples, count, marks):
-    """Lines of clients that fetch the same; a mark is the least that client / ours must reach."""
+def compared(samples, count, marks, base="ours"):
+    """Lines of clients that fetch the same; a mark is the least that client / base must reach."""
     lines = []
     for name, taken in samples.items():
         line = figures(name, taken, count)
-        if name != "ours":
-            times = cpu_ratio(taken, samples["ours"])
+        if name != base:
+            times = cpu_ratio(taken, samples[base])
             line.measured = f"{times:.2f} ×"
             if name in marks:
                 line.mark, line.ok = f"≥ {marks[name]} ×", times >= marks[name]
@@ -211,7 +77,7 @@ def compared(samples, count, marks):
 
 def row_body(lab):
     """1 KB JSON, 50 in flight, body only"""
-    url, count, size = lab.body_url, 40000 // lab.scale, BODY_SIZE
+    url, count, size = lab.url(), 40000 // lab.scale, BODY_SIZE
 
     def others(name):
         return lambda: lab.run(lab.client(name, url, count, 50, "body"), count * size)
@@ -244,7 +110,7 @@ def row_body(lab):
 
 def row_decode(lab):
     """the same, decoded to a table"""
-    url, count = lab.body_url, 40000 // lab.scale
+    url, count = lab.url(), 40000 // lab.scale
 
     def others(name):
         return lambda: lab.run(lab.client(name, url, count, 50, "json"), count * BODY_ID)
@@ -259,9 +125,60 @@ def row_decode(lab):
     return compared(samples, count, {"aiohttp": 7, "Go net/http": 1.5})
 
 
+def row_gzip(lab):
+    """60 KB JSON, gzip, 50 in flight"""
+    url, count = lab.url(path="list.json"), 8000 // lab.scale
+    expected = count * LIST_SIZE
+
+    def bare(who):
+        return lambda: lab.run(lab.bare("--gzip", who, url, count, 50), expected)
+
+    samples = lab.rounds_of({
+        "bare loop and decode.c": bare("decode.c"),
+        "bare loop, libcurl decodes": bare("libcurl"),
+        "ours": lambda: lab.run(ours("fetch.lua", url=url, count=count, concurrency=50), expected),
+        "Go net/http": lambda: lab.run(lab.client("Go net/http", url, count, 50, "body"), expected),
+    })
+    return compared(samples, count, {"bare loop, libcurl decodes": 1},
+                    base="bare loop and decode.c")
+
+
+def row_over_tls(lab, port, connections, *loops):
+    """The 1 KB body over TLS, by so many connections at most. A loop is a name and options."""
+    url, count = lab.url(port), 40000 // lab.scale
+
+    def checked(argv):
+        before = lab.connections()
+        sample = lab.run(argv, count * BODY_SIZE)
+        opened = lab.connections() - before - 1
+        if opened > connections:
+            raise SystemExit(f"bench: {' '.join(map(str, argv))}: {opened} connections")
+        return sample
+
+    def bare(options):
+        return lambda: checked(lab.bare(*options, url, count, 50))
+
+    samples = lab.rounds_of({
+        "ours": lambda: checked(ours("fetch.lua", url=url, count=count, concurrency=50)),
+        **{name: bare(options) for name, *options in loops},
+    })
+    return compared(samples, count, {"bare loop": 0.85})
+
+
+def row_https(lab):
+    """1 KB JSON over TLS, 50 in flight"""
+    return row_over_tls(lab, "TLS", 50, ["bare loop"],
+                        ["bare loop, sockets kept in epoll", "--keep"])
+
+
+def row_http2(lab):
+    """1 KB JSON over HTTP/2, 50 in flight on one connection"""
+    return row_over_tls(lab, "HTTP2", 1, ["bare loop", "--join"])
+
+
 def row_5000(lab):
     """1 KB JSON, 5,000 in flight"""
-    url, count = lab.body_url, 100000 // lab.scale
+    url, count = lab.url(), 100000 // lab.scale
     expected = count * BODY_SIZE
 
     def fetch(concurrency):
@@ -304,7 +221,7 @@ def row_10000(lab):
 
 def row_million(lab):
     """a source of {count} items, 50 in flight, a jsonl sink"""
-    url, count = lab.body_url, 1000000 // lab.scale
+    url, count = lab.url(), 1000000 // lab.scale
     out = lab.dir / "million.jsonl"
     sample = lab.run(ours("million.lua", url=url, count=count, out=out))
     with out.open("rb") as records:
@@ -316,6 +233,30 @@ def row_million(lab):
     peak = sample.peak / 1000
     line.measured, line.mark, line.ok = f"{peak:.0f} MB", "≤ 64 MB", peak <= 64
     return [line]
+
+
+def row_lines(lab):
+    """{gb} GB in lines of 100 bytes, counted; CPU for all of it"""
+    count = 10_000_000 // lab.scale
+    url = f"{lab.lines_url}/{count}"
+    samples = lab.rounds_of({
+        "ours": lambda: lab.run(ours("lines.lua", url=url), count),
+        "curl -o /dev/null": lambda: lab.run(
+            ["curl", "-s", "-o", "/dev/null", "-w", "%{size_download}", url], count * LINE_SIZE),
+        "curl to wc -l": lambda: lab.run(["sh", "-c", f"curl -s {url} | wc -l"], count),
+    }, min(3, lab.rounds))
+    lines = []
+    for name, taken in samples.items():
+        seconds = median(taken, lambda s: s.seconds)
+        peak = max(s.peak for s in taken) / 1000
+        line = Line(name, f"{median(taken, lambda s: s.cpu) / 1e6:.2f} s",
+                    f"{count * LINE_SIZE / seconds / 1e6:,.0f} MB/s", f"{peak:.0f} MB")
+        if name == "ours":
+            line.measured, line.mark, line.ok = line.peak, "≤ 64 MB", peak <= 64
+        else:
+            line.measured = f"{cpu_ratio(taken, samples['ours']):.2f} ×"
+        lines.append(line)
+    return lines
 
 
 def row_empty(lab):
@@ -367,8 +308,104 @@ def row_seed(lab):
     return lines
 
 
-ROWS = {"body": row_body, "decode": row_decode, "5000": row_5000, "10000": row_10000,
-        "million": row_million, "empty": row_empty, "seed": row_seed}
+def hidden(lab, queues):
+    """Lines for a server of unknown capacity: how many at once is best, and what we find out."""
+    seed = int(os.environ.get("BENCH_SEED", random.SystemRandom().randrange(10**6)))
+    chance = random.Random(f"{seed} {queues}")
+    capacity, ms = chance.randint(8, 120), chance.randint(10, 40)
+    url, seconds = f"{lab.slow_url}/{ms}/{capacity}{queues}", max(2, 200 * ms / 1000 // lab.scale)
+    note(f"seed {seed}: {capacity} at once, {ms} ms each")
+
+    def fetch(concurrency):
+        argv = ours("hidden.lua", url=url, seconds=seconds, concurrency=concurrency)
+        return lambda: lab.run(argv)
+
+    def answered(samples, which=0):
+        return median(samples, lambda s: int(s.output.split()[which]))
+
+    settings = sorted({max(1, round(capacity * part)) for part in (.5, .75, .9, 1, 1.1, 1.5, 2)})
+    fixed = lab.rounds_of({n: fetch(n) for n in settings}, 1)
+    best = max(fixed, key=lambda n: answered(fixed[n]))
+    samples = lab.rounds_of({best: fetch(best), "auto": fetch("auto")}, min(3, lab.rounds))
+    lines = []
+    for name, taken in samples.items():
+        count, refused = answered(taken), answered(taken, 1)
+        line = figures(f"concurrency = {name}", taken, count)
+        line.rate = f"{count / seconds:,.0f}/s"
+        line.measured = f"{100 * refused / (count + refused):.1f} % refused"
+        if name == "auto":
+            times = count / answered(samples[best])
+            line.measured = f"{times:.3f} × the best, {line.measured} (seed {seed})"
+            line.mark = "≥ 0.9 ×, < 2 %"
+            line.ok = times >= 0.9 and refused < 0.02 * (count + refused)
+        lines.append(line)
+    return lines
+
+
+def row_hidden(lab):
+    """a server that refuses what is beyond its capacity"""
+    return hidden(lab, "")
+
+
+def row_queue(lab):
+    """a server that lets what is beyond its capacity wait"""
+    return hidden(lab, "q")
+
+
+def row_policy(lab):
+    """1 KB JSON, 50 in flight, with limits, retry, breaker and statistics on"""
+    url, count = lab.url(), 40000 // lab.scale
+    expected = count * BODY_SIZE
+
+    def fetch(script):
+        return lambda: lab.run(ours(script, url=url, count=count, concurrency=50), expected)
+
+    samples = lab.rounds_of({
+        "ours": fetch("policy.lua"),
+        "ours, without them": fetch("fetch.lua"),
+        "bare loop": lambda: lab.run(lab.bare(url, count, 50), expected),
+    })
+    return compared(samples, count, {"bare loop": 0.8})
+
+
+def row_grant(lab):
+    """a slot handed on; CPU for each"""
+    def grant(waiting):
+        return lambda: lab.run(ours("grant.lua", waiting=waiting))
+
+    samples = lab.rounds_of({n: grant(n) for n in (100, 10000, 100000)}, min(3, lab.rounds))
+    # Whatever disturbs a run makes it slower.
+    cost = {n: min(int(s.output) for s in taken) for n, taken in samples.items()}
+    lines = [Line(f"{n:,} waiting", f"{ns / 1000:.2f} µs", "",
+                  f"{median(samples[n], lambda s: s.peak) / 1000:.0f} MB")
+             for n, ns in cost.items()]
+    times = max(cost.values()) / min(cost.values())
+    lines[-1].measured = f"{times:.2f} × the cheapest"
+    lines[-1].mark, lines[-1].ok = "≤ 2 ×", times <= 2
+    return lines
+
+
+def row_quota(lab):
+    """a quota of 600 a minute, kept for two; with --quick 60 in 6 s"""
+    limit, per = (60, 6) if lab.scale > 1 else (600, 60)
+    windows = 3 if lab.scale > 1 else 2
+    url = f"{lab.quota_url}/{limit}/{per}"
+    sample = lab.run(ours("quota.lua", url=url, limit=limit, per=per, seconds=windows * per,
+                          name=f"bench {limit}"))
+    answered, refused = map(int, sample.output.split())
+    line = figures("ours", [sample], answered)
+    used = answered / (limit * windows)
+    line.rate = f"{answered} of {limit * windows}"
+    line.measured, line.mark = f"{100 * used:.1f} % used, {refused} refused", "≥ 98 %, 0"
+    line.ok = used >= 0.98 and refused == 0
+    return [line]
+
+
+ROWS = {"body": row_body, "decode": row_decode, "gzip": row_gzip, "https": row_https,
+        "http2": row_http2, "5000": row_5000, "10000": row_10000, "million": row_million,
+        "lines": row_lines, "empty": row_empty, "seed": row_seed,
+        "hidden": row_hidden, "queue": row_queue,
+        "policy": row_policy, "grant": row_grant, "quota": row_quota}
 
 
 def main():
@@ -393,7 +430,8 @@ def main():
     with Lab(rounds, scale) as lab:
         for name in names:
             note(f"row {name}")
-            title = ROWS[name].__doc__.format(count=f"{1000000 // scale:,}")
+            title = ROWS[name].__doc__.format(count=f"{1000000 // scale:,}",
+                                              gb=f"{1 / scale:g}")
             for line in ROWS[name](lab):
                 print("| " + " | ".join(line.cells(title)) + " |", flush=True)
                 title, ok = "", ok and line.ok

@@ -1,9 +1,10 @@
 /*
- * A server that answers GET /MS after MS milliseconds, however many wait.
+ * A server that answers GET /MS after MS milliseconds, however many wait. GET /MS/N takes no more
+ * than N at once: the others get 503, or with /MS/Nq wait for their turn.
  *
  *     slow
  *
- * Listens on a free loopback port and prints it. Those who wait hang in a wheel with a slot for
+ * Listens on a free loopback port and prints it. Those it works for hang in a wheel with a slot for
  * every millisecond of the next eight seconds.
  */
 #include <arpa/inet.h>
@@ -25,14 +26,16 @@ enum {
     SLOTS = 8192,
 };
 
-enum reading { METHOD, DELAY, REST };
+enum reading { METHOD, DELAY, LIMIT, REST };
 
 struct conn {
     int fd;
-    int waiting;       /* hangs in the wheel, and is freed there */
-    struct conn *next; /* in the same slot; owned through it */
+    int waiting;       /* hangs in the wheel or the queue, and is freed there */
+    struct conn *next; /* in the same slot or the queue; owned through it */
     enum reading reading;
     int delay;
+    int limit;        /* 0 for none */
+    int queues;       /* rather than being refused */
     unsigned matched; /* how much of the empty line that ends a request has been seen */
 };
 
@@ -42,6 +45,8 @@ struct server {
     int waiting;
     int64_t ticked;            /* slots up to this millisecond are done */
     struct conn *wheel[SLOTS]; /* owned */
+    struct conn *queue;        /* owned */
+    struct conn **queue_end;
 };
 
 static int64_t now_ms(void)
@@ -59,30 +64,58 @@ static void conn_close(struct conn *c)
         free(c);
 }
 
-static void conn_wait(struct server *s, struct conn *c)
+static void conn_hang(struct server *s, struct conn *c)
 {
-    if (c->waiting)
-        return;
     int64_t due = now_ms() + (c->delay > 0 ? c->delay : 1);
     if (s->waiting++ == 0)
         s->ticked = now_ms();
-    c->waiting = 1;
     c->next = s->wheel[due % SLOTS];
     s->wheel[due % SLOTS] = c;
 }
 
-static void conn_answer(struct conn *c)
+static void conn_send(struct conn *c, const char *answer, size_t size)
+{
+    c->waiting = 0;
+    if (c->fd < 0)
+        free(c);
+    else if (send(c->fd, answer, size, MSG_NOSIGNAL) < 0)
+        shutdown(c->fd, SHUT_RDWR); /* it is closed where it is read */
+}
+
+static void conn_wait(struct server *s, struct conn *c)
+{
+    static const char answer[] = "HTTP/1.1 503 Service Unavailable\r\n"
+                                 "Content-Length: 0\r\n"
+                                 "\r\n";
+    if (c->waiting)
+        return;
+    c->waiting = 1;
+    if (!c->limit || s->waiting < c->limit) {
+        conn_hang(s, c);
+    } else if (c->queues) {
+        c->next = NULL;
+        *s->queue_end = c;
+        s->queue_end = &c->next;
+    } else {
+        conn_send(c, answer, sizeof answer - 1);
+    }
+}
+
+static void conn_answer(struct server *s, struct conn *c)
 {
     static const char answer[] = "HTTP/1.1 200 OK\r\n"
                                  "Content-Type: application/json\r\n"
                                  "Content-Length: 12\r\n"
                                  "\r\n"
                                  "{\"ok\": true}";
-    c->waiting = 0;
-    if (c->fd < 0)
-        free(c);
-    else if (send(c->fd, answer, sizeof answer - 1, MSG_NOSIGNAL) < 0)
-        conn_close(c);
+    struct conn *next = s->queue;
+    if (next) {
+        s->queue = next->next;
+        if (!s->queue)
+            s->queue_end = &s->queue;
+        conn_hang(s, next);
+    }
+    conn_send(c, answer, sizeof answer - 1);
 }
 
 static void tick(struct server *s)
@@ -94,7 +127,7 @@ static void tick(struct server *s)
         while (c) {
             struct conn *next = c->next;
             s->waiting--;
-            conn_answer(c);
+            conn_answer(s, c);
             c = next;
         }
     }
@@ -105,10 +138,15 @@ static void take_byte(struct server *s, struct conn *c, char byte)
     static const char end[] = "\r\n\r\n";
     if (c->reading == METHOD && byte == '/') {
         c->reading = DELAY;
-        c->delay = 0;
+        c->delay = c->limit = c->queues = 0;
     } else if (c->reading == DELAY && byte >= '0' && byte <= '9') {
         c->delay = (c->delay * 10 + byte - '0') % SLOTS;
-    } else if (c->reading == DELAY) {
+    } else if (c->reading == DELAY && byte == '/') {
+        c->reading = LIMIT;
+    } else if (c->reading == LIMIT && byte >= '0' && byte <= '9') {
+        c->limit = c->limit * 10 + byte - '0';
+    } else if (c->reading != METHOD) {
+        c->queues |= c->reading == LIMIT && byte == 'q';
         c->reading = REST;
     }
     c->matched = byte == end[c->matched] ? c->matched + 1 : byte == '\r';
@@ -187,6 +225,7 @@ static int listen_on_loopback(struct server *s)
 int main(void)
 {
     struct server s = {0};
+    s.queue_end = &s.queue;
     int error = listen_on_loopback(&s);
     if (!error)
         error = serve(&s);

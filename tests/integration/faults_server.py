@@ -42,6 +42,7 @@ FAULTS = {
     "not_http": ("protocol", True),
     "bad_framing": ("protocol", True),
     "extra_bytes": ("protocol", True),
+    "unasked_range": ("protocol", True),
     "head_too_large": ("too_large", False),
     "body_too_large": ("too_large", False),
     "too_many_codings": ("too_large", False),
@@ -51,6 +52,8 @@ FAULTS = {
     "bad_json": ("decode", False),
     "bad_record": ("decode", False),
     "record_too_long": ("too_large", False),
+    "state": ("invalid", False),
+    "circuit_open": ("circuit_open", False),
     "http_status": ("http", "retry.statuses"),
     "retry_after_too_long": ("rate_limited", False),
     "too_many_redirects": ("too_many_redirects", False),
@@ -62,6 +65,8 @@ FAULTS = {
 }
 
 ELSEWHERE = {
+    "state": "test_state.py",
+    "circuit_open": "test_govern.py",
     "out_of_memory": "tests/torture",
     "network": "what libcurl may yet report and no server has been found to bring about",
 }

@@ -63,6 +63,7 @@ class Http2Server:
     def __init__(self, certificate, route, protocol="h2"):
         self.route = route
         self.requests = 0
+        self.resets = []  # streams that the client gave up
         self.opened = 0
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(certificate + ".pem", certificate + ".key")
@@ -148,6 +149,8 @@ class Http2Connection:
             self._read(int.from_bytes(head[:3], "big"))
             if kind == SETTINGS and not flags & ACK:
                 self.tls.sendall(frame(SETTINGS, ACK, 0))
+            elif kind == RST_STREAM:
+                self.server.resets.append(stream)
             elif kind == HEADERS:
                 self.streams.append(stream)
                 self.server.requests += 1

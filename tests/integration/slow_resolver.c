@@ -9,17 +9,19 @@
  *   turn-HEX-HEX.test  the first address at the first lookup, then the next, then the last for ever
  *
  * With RESOLVER_LOG every lookup appends the lines "+NAME" and "-NAME" to that file, when it begins
- * and when it ends.
+ * and when it ends. With SOCKET_FAILS=N there is no descriptor for the N-th connection.
  */
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -109,4 +111,17 @@ int getaddrinfo(const char *name, const char *service, const struct addrinfo *hi
     int rc = answer(real, name, service, hints, out);
     note('-', name);
     return rc;
+}
+
+int socket(int domain, int type, int protocol)
+{
+    static atomic_int opened;
+    int (*real)(int, int, int) = (int (*)(int, int, int))dlsym(RTLD_NEXT, "socket");
+    const char *which = getenv("SOCKET_FAILS");
+    if (which && (domain == AF_INET || domain == AF_INET6) && (type & 0xf) == SOCK_STREAM &&
+        atomic_fetch_add(&opened, 1) + 1 == atoi(which)) {
+        errno = EMFILE;
+        return -1;
+    }
+    return real(domain, type, protocol);
 }

@@ -264,11 +264,13 @@ class Options(Served):
         summary = json.loads(self.read("deep/summary.json"))
         self.assertEqual(
             sorted(summary),
-            ["attempts", "bytes", "elapsed_s", "errors", "hosts", "latency_ms", "pipeline",
-             "records", "requests", "run_id", "slowest", "started_at", "statuses", "thresholds"],
+            ["attempts", "bytes", "elapsed_s", "errors", "hedges", "hosts", "latency_ms", "limits",
+             "pipeline", "records", "requests", "run_id", "slowest", "started_at", "statuses",
+             "thresholds"],
         )  # fmt: skip
         self.assertEqual(
-            summary["requests"], {"total": 4, "ok": 3, "failed": 1, "retried": 1, "from_cache": 0}
+            summary["requests"],
+            {"total": 4, "ok": 3, "failed": 1, "retried": 1, "from_cache": 0, "fallback": 0},
         )
         self.assertEqual(summary["records"], {"in": 5, "out": 4, "filtered": 1, "dead": 1})
         self.assertEqual(summary["statuses"], {"200": 3, "404": 1, "503": 1})

@@ -3,12 +3,15 @@ closed just as it is used again, bytes nobody may send."""
 
 import contextlib
 import gzip
+import os
 import resource
 import unittest
 
 from faults_server import BODY, FAULTS, PRELUDE, bomb, coded, fields, produces, sized
-from program import Case
+from program import ROOT, Case
 from servers import RawServer, answer, silence, then_close
+
+RESOLVER = os.environ.get("SLOW_RESOLVER", os.path.join(ROOT, "build", "tests", "slow_resolver.so"))
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
@@ -81,6 +84,48 @@ class Descriptors(Limits):
         starved, then = run.values
         self.assert_fault(starved, "no_descriptors", 2)
         self.assertEqual(then["status"], 200)
+
+
+    def test_a_connection_that_died_leaves_no_descriptor_for_another(self):
+        """What may have reached the server is sent again only where that does no harm, and the
+        accounts of who waits for a connection stay right."""
+
+        def dies(connection, _):
+            return connection.close() if connection.number == 1 else sized(BODY)
+
+        def evil(connection, _):
+            connection.send(fields("Content-Length: 32", close=False) + b"HTTP/1.1 200 OK\r\n\r\n")
+            connection.close()
+
+        sanitizer = os.environ.get("ASAN_OPTIONS", "")
+        for method, expected in (("GET", 2), ("POST", 1)):
+            with self.subTest(method):
+                self.server.forget()
+                self.server.routes.update(
+                    {"/": fields("Content-Length: 32", close=False), "/dies": dies, "/evil": evil}
+                )
+                run = self.run_script(
+                    """
+                    local api = orc.client { base_url = P.base, retry = false }
+                    assert(api:fetch "/")
+                    emit(told(api:fetch { url = "/dies", method = P.method }))
+                    for _ = 1, 5 do emit(told(api:fetch "/evil")) end
+                    """,
+                    f"method={method}",
+                    env={
+                        "LD_PRELOAD": RESOLVER,
+                        "SOCKET_FAILS": "2",
+                        "ASAN_OPTIONS": f"{sanitizer}:verify_asan_link_order=0",
+                    },
+                )
+                died, *others = run.values
+                if method == "GET":
+                    self.assertEqual(died["status"], 200, died)
+                else:
+                    self.assert_fault(died, "closed_early")
+                self.assertEqual(self.server.targets().count("/dies"), expected)
+                for outcome in others:
+                    self.assert_fault(outcome, "extra_bytes")
 
 
 class Reuse(Limits):

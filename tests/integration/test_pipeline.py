@@ -554,7 +554,7 @@ class Bounds(Served):
         source = """
             local n = 0
             return orc.pipeline { client = { base_url = P.base, concurrency = tonumber(P.total),
-                retry = { budget = 1 } },
+                retry = { budget = 1 }, server_limits = false },
               sink = 'out.jsonl',
               source = function()
                 n = n + 1
@@ -581,10 +581,11 @@ class Bounds(Served):
     def test_an_item_that_waits_to_be_retried_holds_up_nobody(self):
         self.server.routes["/late"] = (
             lambda left: lambda c, r: next(left, answer_json('{"id":0}'))
-        )(iter([answer(status="503 No", retry_after=1)]))
+        )(iter([answer(status="503 No")]))
         self.job(
             "source = { '/late', '/one', '/items' }, sink = 'out.jsonl',"
-            " client = { base_url = P.base, concurrency = 1 }"
+            " client = { base_url = P.base, concurrency = 1,"
+            " retry = { wait_initial = 1, jitter = false } }"
         )
         self.assertEqual(self.ids(), [7, 1, 2, 3, 0])
 

@@ -195,7 +195,7 @@ class UnixSockets(Reach):
             emit(get(api, "/"))
             emit(get(api, "/to"))
             emit(get(api, "http://127.0.0.1:1/"))
-            emit(get(orc.client { unix_socket = P.path, deny_private = true }, "http://localhost/"))
+            emit(get(orc.client { unix_socket = P.path }, "http://localhost/"))
             """,
             f"path={self.path('http.sock')}",
         )

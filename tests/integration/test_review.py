@@ -48,6 +48,32 @@ class AnyHost:
 
 
 class Review(Case):
+    def test_a_first_field_that_begins_with_white_space(self):
+        """libcurl 7.88 joins it to a field of an earlier response, which is freed (curl#11103)."""
+        with RawServer() as server:
+            server.routes["/good"] = lambda *_: answer("ok", x_one="1", x_two="b" * 100)
+
+            def folded(connection, _):
+                connection.send(b"HTTP/1.1 200 OK\r\n")
+                connection.wait(0.002)
+                connection.send(b" x: " + b"A" * 300 + b"\r\nContent-Length: 2\r\n\r\nok")
+
+            server.routes["/bad"] = folded
+            run = self.lua(
+                """
+                local api = orc.client { base_url = P.base, retry = false }
+                local good, bad = 0, {}
+                for _ = 1, 50 do
+                  if api:fetch("/good") then good = good + 1 end
+                  local _, err = api:fetch("/bad")
+                  bad[err.fault] = (bad[err.fault] or 0) + 1
+                end
+                emit { good, bad }
+                """,
+                f"base={server.base}",
+            )
+        self.assertEqual(run.value, [50, {"bad_framing": 50}])
+
     def test_lanes_are_given_up_after_many_hosts(self):
         """libcurl forgets neither addresses nor hosts, and goes through all of them every time."""
         with AnyHost() as server:
@@ -137,6 +163,70 @@ class Review(Case):
             )
             self.assertLess(time.monotonic() - began, 8)
         self.assertEqual(self.files(), [])
+
+
+class Saved(Case):
+    """An answer that is not accepted leaves the old file alone, whoever does not accept it."""
+
+    def test_only_what_is_accepted_takes_the_place_of_the_old(self):
+        part = answer("part", status="206 Part", content_range="bytes 0-3/9")
+        routes = {
+            "/good": answer("new"), "/part": part, "/none": answer(status="204 Nothing"),
+            "/other": answer("other", status="203 Other"), "/error": answer("no", status="404 No"),
+            "/empty": answer("", status="404 No"), "/cut": answer("cut", content_length=9,
+            connection="close"),
+        }  # fmt: skip
+        self.write("file", "old")
+        with RawServer(routes) as server:
+            run = self.lua(
+                """
+                local api = orc.client { base_url = P.base, retry = false }
+                local function read()
+                  local file = io.open "file"
+                  local text = file:read "*a"
+                  file:close()
+                  return text
+                end
+                local function try(request)
+                  request.save = "file"
+                  local ok, res, err = pcall(api.fetch, api, request)
+                  if not ok then res, err = nil, { kind = "raised" } end
+                  local from = res or err.response
+                  emit { err and (err.fault or err.kind) or res.status, read(),
+                    from and from.saved or false, from and from.body or false }
+                  if from then from:peek() end
+                end
+                local function no() return false end
+                for _, request in ipairs {
+                  { url = "/good", accept = no }, { url = "/good", accept = { 404 } },
+                  { url = "/good", response_action = function() return "fail" end },
+                  { url = "/good", response_action = function() return "retry" end,
+                    retry = { attempts = 2, wait_initial = 0 } },
+                  { url = "/good", accept = function() error "a bug" end },
+                  { url = "/part" }, { url = "/part", accept = "any" }, { url = "/error" },
+                  { url = "/error", accept = { 404 } }, { url = "/empty", accept = { 404 } },
+                  { url = "/cut" }, { url = "/cut", accept = "any" }, { url = "/none" },
+                  { url = "/none", accept = "any" }, { url = "/other", accept = { 200 } },
+                  { url = "/other" }, { url = "/good", accept = { 200 } },
+                  { url = "/part", headers = { Range = "bytes=0-3" } },
+                } do try(request) end
+                """,
+                f"base={server.base}",
+            )
+        no = ["http_status", "old", False, False]
+        self.assertEqual(
+            run.values,
+            [
+                no, no, no, no, ["raised", "old", False, False],
+                ["unasked_range", "old", False, False], ["unasked_range", "old", False, False],
+                ["http_status", "old", False, "no"], [404, "old", False, "no"],
+                [404, "old", False, ""], ["truncated_body", "old", False, False],
+                ["truncated_body", "old", False, False], [204, "old", False, ""],
+                [204, "old", False, ""], no, [203, "other", "file", False],
+                [200, "new", "file", False], [206, "part", "file", False],
+            ],
+        )  # fmt: skip
+        self.assertEqual(self.files(), ["file"])
 
 
 if __name__ == "__main__":

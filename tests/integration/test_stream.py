@@ -324,6 +324,26 @@ class Ends(Stream):
                 # What breaks off later is not tried again.
                 self.assertEqual(self.server.targets().count(path), 1)
 
+    def test_what_is_refused_when_the_consumer_goes_on(self):
+        # The buffer is full before there are 290,000 bytes. What comes after it libcurl keeps, and
+        # hands over when the consumer has taken the first.
+        def route(connection, request):
+            connection.send(chunked(b"x" * 400_000))
+            silence(connection, request)
+
+        self.server.routes["/"] = route
+        run = self.streams(
+            """
+            local res = assert(stream { url = "/", max_body = 290000 })
+            orc.sleep "300ms"
+            local began = orc.now()
+            local out = drain(res:chunks())
+            emit { fault = out.err.fault, took = orc.now() - began }
+            """
+        )
+        self.assertEqual(run.value["fault"], "body_too_large")
+        self.assertLess(run.value["took"], 5)
+
     def test_a_task_fails_with_it(self):
         self.server.routes["/"] = then_close(answer("1\n2", content_length=100))
         run = self.streams(

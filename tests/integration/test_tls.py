@@ -48,6 +48,8 @@ class Tls(Case):
         sign("expired", start="20200101000000Z", end="20210203040506Z")
         sign("future", start="20980101000000Z", end="20990101000000Z")
         sign("revoked")
+        pki.sign("both", "both", "subjectAltName=DNS:good.test,DNS:expired.test")
+        pki.join("both-chain", "both.pem", "middle.pem")
         pki.revoke("revoked")
         pki.list_revoked("crl", "root", "middle")
         pki.list_revoked("half-crl", "middle")
@@ -211,9 +213,6 @@ class Tls(Case):
             r'"CN=Test Root" is in tls\.crl$',
             '{ ca = ROOT, crl = file "half-crl.pem" }',
         )
-        self.assert_refused(
-            good, "good.test", "/key holds no revocation list", '{ ca = ROOT, crl = file "key" }'
-        )
 
     def test_versions(self):
         for version in V.TLSv1, V.TLSv1_1:
@@ -302,6 +301,55 @@ class Tls(Case):
             "^/.*/ca.cnf holds no certificate",
             '{ ca = ROOT, cert = file "ca.cnf", key = file "key" }',
         )
+
+    def test_a_client_certificate_stays_at_home(self):
+        """It is a credential: another origin than the client's sees none of them."""
+        shown = []
+
+        def route(connection, request):
+            shown.append((request.path, "subject" in (connection.sock.getpeercert() or ())))
+            return answer("hello")
+
+        def away(connection, request):
+            route(connection, request)
+            return answer(status="302 Found", location=f"https://expired.test:{other.port}/there")
+
+        def back(connection, request):
+            route(connection, request)
+            return answer(status="302 Found", location=f"https://good.test:{home.port}/again")
+
+        routes = {name: route for name in ("/", "/there", "/again", "/direct", "/same", "/streamed")}
+        optional = {"wants": True, "verify_mode": ssl.CERT_OPTIONAL}
+        home = self.serve("good-chain", {**routes, "/away": away}, **optional)
+        other = self.serve("both-chain", {**routes, "/back": back}, **optional)
+        run = self.ask(
+            home.port,
+            "good.test",
+            f"other={other.port}",
+            code="""
+            local home, other = "https://good.test:" .. P.port, "https://expired.test:" .. P.other
+            local api = orc.client { base_url = home, resolve = hosts, retry = false,
+              tls = { ca = ROOT, cert = file "client-chain.pem", key = file "key" } }
+            local plain = { Authorization = false }
+            for _, request in ipairs {
+              { url = "/", headers = plain }, { url = "/away" }, { url = other .. "/direct" },
+              { url = other .. "/streamed", stream = true }, { url = other .. "/back" },
+              { url = "/streamed", stream = true }, { url = home .. "/same" },
+            } do assert(api:fetch(request)) end
+            local free = orc.client { resolve = hosts,
+              tls = { ca = ROOT, cert = file "client-chain.pem", key = file "key" } }
+            for _, url in ipairs { other .. "/", home .. "/away" } do assert(free:fetch(url)) end
+            """,
+        )
+        self.assertEqual(run.values, [])
+        self.assertEqual(
+            shown,
+            [
+                ("/", True), ("/away", True), ("/there", False), ("/direct", False),
+                ("/streamed", False), ("/back", False), ("/again", False), ("/streamed", True),
+                ("/same", True), ("/", True), ("/away", True), ("/there", False),
+            ],
+        )  # fmt: skip
 
     def test_a_key_with_a_password(self):
         server = self.serve("good-chain", wants=True)

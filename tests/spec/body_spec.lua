@@ -191,7 +191,7 @@ describe("body", function()
         assert.equal("invalid: the body's function gave " .. case[2] .. " bytes than the "
           .. case[1] .. " of its Content-Length", tostring(err))
       end
-      for _, bad in ipairs { "", "-1", "0x1", "1.5", " 1" } do
+      for _, bad in ipairs { "", "-1", "0x1", "1.5", " 1", ("9"):rep(23) } do
         assert.matches("the Content%-Length must be a number of bytes", misuse {
           headers = { ["Content-Length"] = bad }, body = print,
         })

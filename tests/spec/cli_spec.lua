@@ -34,7 +34,7 @@ describe("cli", function()
   it("takes a script alone", function()
     assert.same({
       script = "x.lua", params = {}, log_level = "info",
-      log_format = "text",
+      log_format = "text", state_dir = ".orchestrator",
     }, parse "x.lua")
   end)
 
@@ -42,11 +42,12 @@ describe("cli", function()
     local expected = {
       script = "x.lua", params = { a = "1", b = "2=3", c = "" }, concurrency = 7, sample = 5,
       summary = "s.json", log_level = "debug", log_format = "json", quiet = true,
+      state_dir = "a/b",
     }
     assert.same(expected, parse("x.lua a=1 b=2=3 c= -j 7 --sample 5 --summary s.json "
-      .. "--log-level debug --log-format json -q"))
+      .. "--log-level debug --log-format json -q --state-dir a/b"))
     assert.same(expected, parse("--quiet --log-format=json -j7 --log-level=debug x.lua --sample=5 "
-      .. "a=1 --summary=s.json b=2=3 c="))
+      .. "a=1 --state-dir=a/b --summary=s.json b=2=3 c="))
   end)
 
   it("takes run as a verb, also after options", function()
@@ -98,7 +99,7 @@ describe("cli", function()
       local text, status = printed(line)
       assert.equal(0, status)
       for _, part in ipairs { "SCRIPT", "key=value", "-j N", "--sample N", "--summary FILE",
-        "--log-level", "--log-format", "-q", "--version", "130  stopped" } do
+        "--state-dir DIR", "--log-level", "--log-format", "-q", "--version", "130  stopped" } do
         assert(text:find(part, 1, true), part)
       end
     end

@@ -88,9 +88,12 @@ describe("client", function()
         return w.host.ledger[2].at - 1000
       end
       local named = { limit = 1, per = 10, name = "quota" }
-      assert.equal(10, clients(named, named))
-      assert.equal(10, clients(named, { limit = 1, per = "10s", name = "quota", burst = 1 }))
-      assert.equal(0, clients(named, { limit = 1, per = 10, name = "other" }))
+      -- A little more: see share.lua.
+      local shared = clients(named, named)
+      assert.is_true(shared > 10 and shared < 10.11, shared)
+      assert.equal(shared,
+        clients(named, { limit = 1, per = "10s", name = "quota", burst = 1 }))
+      assert.is_true(clients(named, { limit = 1, per = 10, name = "other" }) < 0.01)
       assert.equal(0, clients({ limit = 1, per = 10 }, { limit = 1, per = 10 }))
     end)
 
@@ -112,6 +115,209 @@ describe("client", function()
       end
       assert.is_false(second { limit = 1, per = 10 })
     end)
+  end)
+
+  describe("several rate limits", function()
+    it("are kept at once", function()
+      local given = { "30/1m", { limit = 3, per = "1h", window = "sliding" } }
+      assert.same({ 0, 2, 4, 3600, 3602 }, starts(w.client { rate_limit = given }, many(5)))
+    end)
+
+    it("may be shared by name one by one", function()
+      local one = w.client { rate_limit = { "1/10s", { limit = 1, per = 60, name = "both" } } }
+      local two = w.client { rate_limit = { { limit = 1, per = 60, name = "both" } } }
+      assert.equal(one.pool.limiters[2], two.pool.limiters[1])
+      assert.not_equal(one.pool.limiters[1], two.pool.limiters[1])
+    end)
+  end)
+
+  describe("a pool", function()
+    it("of one name is shared by clients", function()
+      local given = { total = 3, per_host = 2, pool = "x" }
+      local one, two = w.client { concurrency = given }, w.client { concurrency = given }
+      local other = w.client { concurrency = { total = 3, pool = "y" } }
+      w.run(w.orc.map, many(30), function(u)
+        local api = u:match "[05]$" and other or u:match "[13579]$" and one or two
+        return api:fetch(u)
+      end, { concurrency = 30 })
+      assert.equal(5, w.host.most_in_flight) -- two to the host, and three of the other pool
+    end)
+
+    it("is one pool", function()
+      w.client { concurrency = { total = 3, pool = "x" } }
+      w.client { concurrency = { total = 3, pool = "x" } }
+      for field, given in pairs { total = { total = 4 }, per_host = { total = 3, per_host = 1 } } do
+        given.pool = "x"
+        local ok, raised = pcall(w.client, { concurrency = given })
+        assert.is_false(ok)
+        assert.matches('client.concurrency: the pool named "x" was given before with another "'
+          .. field .. '"', raised)
+      end
+    end)
+
+    it("has as many slots as the program says", function()
+      w.env.concurrency = 2
+      local one = w.client { concurrency = { total = 9, pool = "x" } }
+      starts(one, many(8))
+      assert.equal(2, w.host.most_in_flight)
+    end)
+  end)
+
+  describe("a request's", function()
+    it("weight is paid", function()
+      local api = w.client { rate_limit = "10/10s" }
+      w.run(w.orc.map, { 3, 1, 0.5, 1 }, function(weight)
+        return api:fetch { url = "https://a/", weight = weight }
+      end)
+      assert.same({ 0, 3, 3.5, 4.5 }, (function()
+        local at = {}
+        for i, entry in ipairs(w.host.ledger) do at[i] = entry.at - 1000 end
+        return at
+      end)())
+    end)
+
+    it("weight is paid by redirects and retries, too", function()
+      w = fake_host.world { serve = function(_, n)
+        if n == 1 then return { status = 302, head = "Location: /x\r\n" } end
+        return { status = n == 2 and 503 or 200 }
+      end }
+      local api = w.client { rate_limit = "10/10s" }
+      w.run(function() return api:fetch { url = "https://a/", weight = 4 } end)
+      assert.same({ 0, 4, 8 }, { w.host.ledger[1].at - 1000, w.host.ledger[2].at - 1000,
+        w.host.ledger[3].at - 1000 })
+    end)
+
+    it("weight must be one that the limit can let through", function()
+      local api = w.client { rate_limit = { "100/1m", { limit = 5, per = 1, window = "sliding" } } }
+      w.run(function()
+        local ok, raised = pcall(api.fetch, api, { url = "https://a/", weight = 6 })
+        assert.is_false(ok)
+        assert.matches("^tests/spec/client_spec.lua:%d+: request: "
+          .. '"weight" is 6, and the rate limit lets no more than 5 through at once', raised)
+        assert(api:fetch { url = "https://a/", weight = 5 })
+      end)
+    end)
+
+    it("priority says who goes first", function()
+      local api = w.client { concurrency = 1 }
+      w.run(w.orc.map, { 0, 0, 1, -1, 2.5 }, function(priority)
+        return api:fetch { url = "https://a/" .. priority, priority = priority }
+      end)
+      local order = {}
+      for i, entry in ipairs(w.host.ledger) do order[i] = entry.url:match "[^/]+$" end
+      assert.same({ "0", "2.5", "1", "0", "-1" }, order)
+    end)
+  end)
+
+  describe("server_limits", function()
+    local said
+
+    -- A server that lets 5 requests through in 10 s and tells so, or not.
+    local function limited(tells)
+      local begun, used = 1000, 0
+      w = fake_host.world { serve = function(_, _, now)
+        if now >= begun + 10 then begun, used = now, 0 end
+        used = used + 1
+        local head = 'RateLimit-Policy: "p";q=5;w=10\r\n' .. string.format(
+          'RateLimit: "p";r=%d;t=%d\r\n', math.max(0, 5 - used), math.ceil(begun + 10 - now))
+        return { status = used > 5 and 429 or 200, head = tells and head or nil }
+      end }
+      said = {}
+      w.env.voice = { log = {
+        info = function(_, text) said[#said + 1] = text end, warn = function() end,
+      } }
+    end
+
+    local function fetch_all(clients, n)
+      local errs = select(2, w.run(w.orc.map, many(n), function(u)
+        return clients[#u % #clients + 1]:fetch { url = u, retry = false }
+      end, { concurrency = n }))
+      local refused = 0
+      for i = 1, n do
+        if errs[i] then refused = refused + 1 end
+      end
+      return refused
+    end
+
+    it("slow all clients of the program down before a 429 does, and are told of once", function()
+      limited(true)
+      local clients = { w.client { concurrency = 1 }, w.client { concurrency = 1 } }
+      assert.equal(0, fetch_all(clients, 30))
+      assert.is_true(w.at() >= 50 and w.at() < 60)
+      assert.same({ "a:443's own limit (5 per 10 s) governs now" }, said)
+    end)
+
+    it("can be ignored", function()
+      limited(true)
+      assert.is_true(fetch_all({ w.client { concurrency = 2, server_limits = false } }, 30) > 0)
+      assert.is_true(w.at() < 10)
+      assert.same({}, said)
+    end)
+
+    it("are not known when a server does not tell", function()
+      limited(false)
+      assert.is_true(fetch_all({ w.client { concurrency = 2 } }, 30) > 0)
+    end)
+
+    it("are also what a Retry-After asks for, of everybody", function()
+      w = fake_host.world { serve = function(_, n)
+        if n == 1 then return { status = 429, head = "Retry-After: 20\r\n", after = 1 } end
+        return {}
+      end }
+      local one, two = w.client { concurrency = 1 }, w.client { concurrency = 1 }
+      w.run(w.orc.gather, {
+        function() return one:fetch "https://a/1" end,
+        function() return one:fetch "https://a/2" end,
+        function()
+          w.sched:sleep(2)
+          return two:fetch "https://a/3"
+        end,
+        function()
+          w.sched:sleep(2)
+          return two:fetch "https://b/4"
+        end,
+      })
+      local at = {}
+      for _, entry in ipairs(w.host.ledger) do at[entry.url:match "%d$"] = entry.at - 1000 end
+      assert.equal(2, at["4"])
+      for _, n in ipairs { "1", "2", "3" } do assert.is_true(at[n] >= 21, n) end
+      assert.is_true(w.at() < 22)
+    end)
+
+    it("of a Retry-After that is not respected hold nobody up", function()
+      for _, opts in ipairs {
+        { retry = { respect_retry_after = false, jitter = false } },
+        { retry = { max_retry_after = 19 } }, { server_limits = false },
+      } do
+        w = fake_host.world { serve = function(_, n)
+          if n == 1 then return { status = 429, head = "Retry-After: 20\r\n", after = 1 } end
+          return {}
+        end }
+        local api = w.client(opts)
+        w.run(w.orc.gather, {
+          function() return api:fetch "https://a/1" end,
+          function()
+            w.sched:sleep(2)
+            return api:fetch "https://a/2"
+          end,
+        })
+        local last = w.host.ledger[#w.host.ledger].url == "https://a/2" and #w.host.ledger or 2
+        assert.is_true(w.host.ledger[last].at - 1000 <= 2)
+      end
+    end)
+  end)
+
+  it("tells who watches what was waited for", function()
+    local api = w.client { rate_limit = "1/5s" }
+    local told = {}
+    local observer = {
+      attempt = function() end, request = function() end,
+      waited = function(_, origin, seconds, limit)
+        told[#told + 1] = { origin, math.floor(seconds), limit }
+      end,
+    }
+    w.run(w.orc.map, many(3), function(u) return api:fetch(u, observer) end)
+    assert.same({ { "https://a:443", 5, "1/5s" }, { "https://a:443", 10, "1/5s" } }, told)
   end)
 
   it("knows itself", function()
@@ -162,7 +368,7 @@ describe("client", function()
       { 'client.retry: "attempts" must be at least 1, got 0', { retry = { attempts = 0 } } },
       { 'client.retry: "jitter" must be "full" or false, got "half"',
         { retry = { jitter = "half" } } },
-      { 'client: "concurrency" must be a whole number or a table, got "many"',
+      { 'client: "concurrency" must be a whole number, "auto" or a table, got "many"',
         { concurrency = "many" } },
       { 'client.concurrency: "total" must be at least 1, got 0', { concurrency = 0 } },
       { 'client.concurrency: unknown option "perhost" %(did you mean "per_host"%?%)',
@@ -171,6 +377,15 @@ describe("client", function()
       { 'client: "rate_limit" must be a rate such as "100/1m", got "100"', { rate_limit = "100" } },
       { 'client: "rate_limit" must be a rate .*unknown option "brust" %(did you mean "burst"%?%)',
         { rate_limit = { limit = 1, per = 1, brust = 2 } } },
+      { 'client: "rate_limit" element 1 must be a rate .*"limit" is missing',
+        { rate_limit = { {}, {} } } },
+      { 'client: "rate_limit" element 2 must be a rate such as "100/1m", got "x"',
+        { rate_limit = { "1/s", "x" } } },
+      { 'client: "rate_limit" must not name "a" twice',
+        { rate_limit = { { limit = 1, per = 1, name = "a" },
+          { limit = 2, per = 1, name = "a" } } } },
+      { 'client: "server_limits" must be true or false', { server_limits = "yes" } },
+      { 'client.concurrency: "pool" must be a string', { concurrency = { pool = 1 } } },
       { 'client: "accept" must list at least one status', { accept = {} } },
       { 'client: "response_action" must be a function', { response_action = {} } },
       { 'client: "max_body" must be at least 1', { max_body = 0 } },

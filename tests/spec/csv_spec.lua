@@ -66,6 +66,15 @@ describe("CSV", function()
       (all({ "a,b\n1,2\n3,4" }, nil, function(text) return text == "1,2" and "odd" or nil end)))
   end)
 
+  it("keeps nothing of a bad record for who does not go on", function()
+    local reader = csv.new(pieces.reader { 'a,b\n"1\n2\n3\n' },
+      options.check("csv", nil, csv.OPTIONS), nil, true)
+    local number, _, problem = reader:next()
+    assert.same({ 2, "not CSV: a quoted field is never closed" }, { number, problem })
+    assert.same({}, reader.back)
+    assert.is_nil((reader:next()))
+  end)
+
   it("caps its lines and its records", function()
     assert.same({
       { 1, { "1" } }, { 2, "123456", "the line is longer than 6 bytes", "too_large" },

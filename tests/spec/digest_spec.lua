@@ -48,6 +48,34 @@ describe("digest", function()
     end
   end
 
+  it("remembers so many origins", function()
+    world(function(spec) return sent(spec) and { status = 200 } or unauthorized(MD5) end)
+    for i = 1, 2500 do assert(fetch("https://h" .. i .. "/")) end
+    local count = 0
+    for _ in pairs(api.auth.spaces) do count = count + 1 end
+    assert.is_true(count <= 1000)
+    assert.equal(200, fetch("https://h1/").status)
+  end)
+
+  it("forgets none that a hop needs", function()
+    world(function(spec)
+      if sent(spec) then return { status = 200 } end
+      local answer = unauthorized(MD5)
+      answer.after = spec.url == "https://slow/" and 2 or nil
+      return answer
+    end, { concurrency = 2000 })
+    w.run(function()
+      return w.orc.group(function(g)
+        local slow = { g:spawn(api.fetch, api, "https://slow/"), g:spawn(api.fetch, api,
+          "https://slow/") }
+        w.orc.sleep(0.5)
+        for i = 1, 1100 do g:spawn(api.fetch, api, "https://h" .. i .. "/") end
+        for _, task in ipairs(slow) do assert.equal(200, assert(task:await()).status) end
+      end)
+    end)
+    assert.is_true(w.at() < 3)
+  end)
+
   describe("computes what RFC 7616 computes", function()
     -- Sends one request with a given client nonce.
     local function respond(auth, field, method, u, cnonce)

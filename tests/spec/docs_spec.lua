@@ -95,8 +95,11 @@ local function schemas()
   end
   with_api(function(orc)
     orc.client { concurrency = {}, auth = { type = "bearer", token = "t" } }
-    orc.client { proxy = "p.test:1" }
-    orc.client { tls = {}, allow_hosts = {} }
+    orc.client { proxy = "p.test:1", circuit_breaker = true }
+    orc.client { tls = {}, allow_hosts = {}, hedge = { after = 1 } }
+    assert(orc.fetch { url = "not a url", hedge = { after = 1 }, fallback = function()
+      return {}
+    end })
     orc.client { auth = { type = "basic", username = "u", password = "" } }
     orc.client { auth = { type = "api_key", name = "n", value = "v" } }
     orc.client { auth = { type = "digest", username = "u", password = "" } }
@@ -133,16 +136,20 @@ local CLASSES = {
   ["auth"] = { "orc.BearerAuth", "orc.BasicAuth", "orc.ApiKeyAuth", "orc.DigestAuth",
     "orc.Oauth2Auth", "orc.SigV4Auth", "orc.NetrcAuth" },
   ["client"] = { "orc.ClientOptions" },
+  ["client.circuit_breaker"] = { "orc.CircuitBreakerOptions" },
   ["client.concurrency"] = { "orc.ConcurrencyOptions" },
+  ["client.hedge"] = { "orc.HedgeOptions" },
   ["client.proxy"] = { "orc.ProxyOptions" },
   ["client.retry"] = { "orc.RetryOptions" }, -- the token client's of oauth2
   ["client.tls"] = { "orc.TlsOptions" },
+  ["fallback"] = { "orc.FallbackAnswer" },
   ["gather"] = { "orc.MapOptions" },
   ["group"] = { "orc.GroupOptions" },
   ["map"] = { "orc.MapOptions" },
   ["pipeline"] = { "orc.PipelineOptions" },
   ["rate"] = { "orc.RateOptions" },
   ["request"] = { "orc.Request" },
+  ["request.hedge"] = { "orc.HedgeOptions" },
   ["request.multipart[1]"] = { "orc.Part" },
   ["request.retry"] = { "orc.RetryOptions" },
   ["request.timeout"] = { "orc.TimeoutOptions" },

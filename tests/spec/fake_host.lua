@@ -42,6 +42,7 @@ function fake_host.new(opts)
     table.insert(host.profiles, spec)
     return #host.profiles
   end
+  function host.profile_close() end
 
   function host.start(spec)
     next_id = next_id + 1
@@ -64,6 +65,7 @@ function fake_host.new(opts)
       result.body = result.body or ""
       result.size, result.wire = #result.body, #result.body
       result.version, result.framing = "1.1", "length"
+      if spec.save and result.status <= 299 then result.body = nil end
     end
     pending[next_id] = { id = next_id, at = host.time + after, result = result }
     return next_id
@@ -114,6 +116,36 @@ function fake_host.new(opts)
   return host
 end
 
+--- A state (state.lua) in memory: documents of limits, which several programs may share.
+---@param sched orc.Scheduler
+---@param opts table|nil {saves: fun(): number seconds a save takes, boot: string}
+function fake_host.state(sched, opts)
+  opts = opts or {}
+  local state = {
+    sched = sched, path = "state.db", boot = opts.boot or "boot", documents = {}, versions = {},
+    loads = 0, saved = 0,
+    broken = nil, -- what is wrong with it from now on
+  }
+
+  function state:load(name)
+    self.loads = self.loads + 1
+    if self.broken then return nil, nil, self.broken end
+    return self.documents[name], self.versions[name] or 0
+  end
+
+  function state:save(name, version, document, done)
+    self.sched:at(self.sched:now() + (opts.saves and opts.saves() or 0.001), function()
+      if self.broken then return done(false, self.broken) end
+      if (self.versions[name] or 0) ~= version then return done(false) end
+      self.documents[name], self.versions[name] = document, version + 1
+      self.saved = self.saved + 1
+      return done(true)
+    end)
+  end
+
+  return state
+end
+
 --- A program on a fake host: {host, sched, orc (the functions of tasks.lua), env, client(opts),
 --- at() → seconds since the start, run(fn)}.
 ---@param opts table|nil as `new`
@@ -121,7 +153,8 @@ function fake_host.world(opts)
   local host = fake_host.new(opts)
   local sched = scheduler.new(host)
   local w = { host = host, sched = sched, orc = tasks.new(sched), clients = {} }
-  w.env = { sched = sched, host = host, limiters = {}, version = "1.2" }
+  w.env = { sched = sched, host = host, limiters = {}, version = "1.2",
+    state = fake_host.state(sched) }
 
   function w.client(given)
     local made = client.new(w.env, given)
@@ -142,7 +175,10 @@ function fake_host.world(opts)
     for _, one in ipairs(w.clients) do
       local state = one.pool:state()
       assert(state.active == 0 and state.waiting == 0, "slots are left")
-      assert(next(one.pool.hosts) == nil and next(one.pool.queue.lanes) == nil, "hosts are left")
+      assert(next(one.pool.queue.lanes) == nil, "waiters are left")
+      for _, h in pairs(one.pool.hosts) do
+        assert(h.active == 0 and h.server.in_flight == 0, "hosts are left")
+      end
     end
     if not root.ok then return nil, err end
     local results = root.results or { n = 0 }

@@ -12,6 +12,19 @@ local function read(head, name)
   return value
 end
 
+describe("one header field", function()
+  it("is told from several that differ", function()
+    local function only(lines)
+      return { headers.only("HTTP/1.1 302 X\r\n" .. lines .. "\r\n", "location") }
+    end
+    assert.same({}, only "")
+    assert.same({ "/a, b" }, only "Location: /a, b\r\n")
+    assert.same({ "/a" }, only "Location: /a\r\nlocation:/a \r\nLOCATION: /a\r\n")
+    assert.same({ nil, true }, only "Location: /a\r\nX: y\r\nLocation: /b\r\n")
+    assert.same({ nil, true }, only "Location: /a\r\nLocation:\r\n")
+  end)
+end)
+
 describe("reading a response head", function()
   it("finds fields in any case", function()
     local head = head_of("Content-Type: application/json", "ETAG: \"x\"", "x-lower: y")
@@ -88,6 +101,14 @@ describe("reading a response head", function()
     end
     headers.get("HTTP/1.1 200 OK\r\na:" .. (" "):rep(3e5) .. "x" .. (" "):rep(3e5), "a")
     assert.is_true(os.clock() - started < 2)
+  end)
+end)
+
+describe("headers.list", function()
+  it("gives the fields as they came", function()
+    assert.same({ { "B", "1" }, { "a", "x y" }, { "b", "" } }, headers.list(
+      "HTTP/1.1 200 OK\r\nB: 1 \r\na:x\r\n  y\r\nno field\r\nbad name: 1\r\nb:\r\n\r\n"))
+    assert.same({}, headers.list "HTTP/1.1 200 OK")
   end)
 end)
 

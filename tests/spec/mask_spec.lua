@@ -144,6 +144,28 @@ describe("a mask", function()
     assert.equal("other-value", m:hide "other-value")
   end)
 
+  it("forgets one of two that are written alike, and keeps the other", function()
+    local own = mask.new()
+    own:add "alike-\n1"
+    own:add "alike-1" -- as the other is when it is folded
+    own:add "else-22"
+    own:remove "alike-\n1"
+    assert.equal("*** ***", own:hide "alike-1 else-22")
+    own:remove "alike-1"
+    assert.equal("alike-1 ***", own:hide "alike-1 else-22")
+    own:remove "else-22"
+    assert.equal("alike-1 else-22", own:hide "alike-1 else-22")
+  end)
+
+  it("forgets as fast as it learns, however much it knows", function()
+    local own = mask.new()
+    for i = 1, 2000 do own:add("known-text-" .. i) end
+    local began = os.clock()
+    for i = 1, 2000 do own:remove("known-text-" .. i) end
+    assert.is_true(os.clock() - began < 2)
+    assert.equal(0, #own.spellings)
+  end)
+
   it("survives whatever it is given", function()
     local random = fake_host.generator(7)
     local pieces = { "%", "%2", "%25", "\\", "\\u", "\\ud83d", "\\ude00", "&", "&#", "&#x", ";",

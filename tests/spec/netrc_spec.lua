@@ -130,6 +130,14 @@ describe("auth by netrc", function()
     assert.is_nil(header(1))
   end)
 
+  it("remembers so many hosts", function()
+    local api = world "machine a.test login me password netrc-many"
+    for i = 1, 2500 do w.run(function() assert(api:fetch("https://h" .. i .. ".test/")) end) end
+    local count = 0
+    for _ in pairs(api.auth.fields) do count = count + 1 end
+    assert.is_true(count <= 1000)
+  end)
+
   it("warns of a file others can read", function()
     for _, mode in ipairs { 644, 640, 604 } do
       warnings = {}

@@ -365,6 +365,7 @@ describe("oauth2", function()
         ['{"error":"nope"}'] = "invalid: no token from https://id.test/token: it says: nope",
         ['{"access_token":""}'] = "its answer has no access_token",
         ['{"access_token":7}'] = "its answer has no access_token",
+        ['{"access_token":"' .. ("x"):rep(16385) .. '"}'] = "its answer has no access_token",
         ['{"access_token":"a\\r\\nX: y"}'] = "its answer has no access_token",
         ['{"access_token":"t","token_type":"mac"}'] = 'its token is of the type "mac"',
         ['{"access_token":"t","token_type":{}}'] = "its token is of the type",
@@ -489,7 +490,9 @@ describe("oauth2", function()
       { { scope = 1 }, '"scope" must be a string or a table' },
       { { scope = { 1 } }, '"scope" must list texts; element 1 is a number' },
       { { params = { scope = "x" } }, '"params" must not have "scope"' },
-      { { params = { x = print } }, 'form: "x" must be a string' },
+      { { params = { x = print } },
+        '"params" must have texts, numbers or secrets in it; "x" is a function' },
+      { { params = { x = {} } }, '"x" is a table' },
       { { audince = "x" }, 'unknown option "audince" (did you mean "audience"?)' },
     } do
       local ok, message = pcall(world, nil, { auth = auth(case[1]) })

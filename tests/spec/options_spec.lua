@@ -185,6 +185,15 @@ describe("options.check", function()
     end
   end)
 
+  it("says nothing of what may have been meant as a secret", function()
+    for _, kinds in ipairs { "secret", { { one_of = { false } }, "secret" } } do
+      assert.matches("got a number$", complaint({ n = 12345678 }, { n = { type = kinds } }))
+    end
+    assert.matches("got a table$", complaint({ n = { "a-token" } }, { n = { type = "secret" } }))
+    assert.equal('client: "n" is too short', complaint({ n = "sesame" }, { n = {
+      type = "secret", check = function() return nil, "is too short" end } }))
+  end)
+
   it("holds numbers to their bounds", function()
     local schema = { n = { type = "integer", min = 1, max = 9 }, size = { type = "size", min = 1 } }
     assert.equal(1, options.check("x", { n = 1 }, schema).n)

@@ -33,7 +33,7 @@ local function world(answers, pool)
     w.begun[#w.begun + 1] = url
     if answer.sleep then sched:sleep(answer.sleep) end
     self.pool:acquire(origin)
-    w.most = math.max(w.most, self.pool.active)
+    w.most = math.max(w.most, self.pool:state().active)
     local ok, raised = pcall(sched.sleep, sched, answer.after or 0.01)
     self.pool:release(origin)
     if not ok then error(raised, 0) end
@@ -311,7 +311,7 @@ describe("pipeline", function()
       local taken, most = 0, 0
       local w
       w = world(function()
-        most = math.max(most, taken - w.client.pool.active)
+        most = math.max(most, taken - w.client.pool:state().active)
         return { body = "{}" }
       end, { total = 3 })
       w.run {
@@ -383,7 +383,7 @@ describe("pipeline", function()
       assert.equal(60, #lines "2.jsonl")
       assert.equal(10, w.most)
       assert.is_near(9, w.sched:now(), 0.001)
-      assert.is_nil(w.client.pool.on_spare)
+      assert.is_nil(w.client.pool.listeners)
     end)
 
     it("of two pipelines that share a client are counted each for its own", function()
@@ -974,7 +974,7 @@ describe("pipeline", function()
       assert.matches("interrupted after 1.00 s, fetched 2 of 10 begun", result.text)
       assert.matches("x.jsonl is as it was", result.text)
       assert.is_near(1, w.elapsed, 0.001)
-      assert.equal(0, w.client.pool.active)
+      assert.equal(0, w.client.pool:state().active)
       assert.equal(0, w.sched.live)
     end)
 
@@ -1002,7 +1002,7 @@ describe("pipeline", function()
       end)
       assert.equal(1, w.sched:now())
       assert.equal(0, w.sched.live)
-      assert.equal(0, w.client.pool.active)
+      assert.equal(0, w.client.pool:state().active)
 
       w = world(function() return { body = "1", after = 10 } end)
       p = w.pipeline { source = urls(10), sink = dir .. "/x.jsonl" }
@@ -1036,7 +1036,7 @@ describe("pipeline", function()
         local result, w = interrupted({}, moment / 100)
         assert.is_true(result.interrupted)
         assert.equal(0, w.sched.live)
-        assert.equal(0, w.client.pool.active)
+        assert.equal(0, w.client.pool:state().active)
         assert.is_nil(read "x.jsonl.part")
       end
     end)

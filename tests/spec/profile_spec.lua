@@ -6,10 +6,12 @@ local secret = require "orchestrator.secret"
 local url = require "orchestrator.url"
 
 describe("a network", function()
-  local env, made
+  local env, made, closed
 
   before_each(function()
     made = {} -- every spec that host.profile was given; its place is its id
+    local ids = {}
+    closed = ids
     env = {
       host = {
         profile = function(spec)
@@ -17,6 +19,7 @@ describe("a network", function()
           made[#made + 1] = spec
           return #made
         end,
+        profile_close = function(id) ids[#ids + 1] = id end,
         idn = function() return nil end,
       },
     }
@@ -193,6 +196,8 @@ describe("a network", function()
     { { deny_private = "yes" }, '"deny_private" must be true or false' },
     { { unix_socket = "a", proxy = "p" }, '"unix_socket" and "proxy" exclude each other' },
     { { unix_socket = "a", resolve = {} }, '"unix_socket" and "resolve" exclude each other' },
+    { { deny_private = true, unix_socket = "a" },
+      '"deny_private" and "unix_socket" exclude each other' },
     { { deny_private = true, proxy = "p" }, '"deny_private" and "proxy" exclude each other' },
   } do
     it("refuses: " .. case[2], function()
@@ -202,6 +207,59 @@ describe("a network", function()
       assert(raised:find(case[2], 1, true), raised)
     end)
   end
+
+  it("shows a certificate of ours to the origins of credentials only", function()
+    local tls = { cert = "tests/spec/profile_spec.lua", key = "tests/spec/profile_spec.lua",
+      key_password = "sesame", min = "1.3" }
+    local net = network { tls = tls }
+    aim(net, "https://a.test/")
+    aim(net, "https://a.test/", { foreign = true })
+    aim(net, "https://b.test/", { foreign = true })
+    local home = aim(net, "https://a.test/")
+    local away = aim(net, "https://b.test/", { foreign = true })
+    assert.same({ 1, 2 }, { home.profile, away.profile })
+    assert.same({ tls.cert, tls.key, "sesame" },
+      { made[1].cert, made[1].key, made[1].key_password })
+    assert.same({ tls_min = "1.3" }, made[2])
+  end)
+
+  it("closes a profile when nobody has its settings any more", function()
+    local first, second = network { cookies = true }, network { unix_socket = "/s" }
+    local third = network { unix_socket = "/s" }
+    for _, net in ipairs { first, second, third } do
+      aim(net, "http://a.test/")
+      aim(net, "https://a.test/", { stream = true })
+    end
+    collectgarbage()
+    assert.same({}, closed)
+    assert.is_table(second)
+    second = nil -- luacheck: ignore
+    collectgarbage()
+    assert.same({}, closed)
+    assert.is_table(first)
+    first = nil -- luacheck: ignore
+    collectgarbage()
+    table.sort(closed)
+    assert.same({ 1, 2 }, closed)
+    assert.equal(3, aim(third, "http://b.test/").profile)
+    third = nil -- luacheck: ignore
+    collectgarbage()
+    assert.equal(4, #closed)
+    assert.is_nil(next(env.profiles.by_key))
+  end)
+
+  it("forgets no profile because it has been everywhere", function()
+    local net = network { cookies = true }
+    for i = 1, 2100 do aim(net, "http://" .. i .. ".test/") end
+    collectgarbage()
+    assert.same({}, closed)
+    assert.equal(1, #made)
+  end)
+
+  it("looks for profiles of no use when many were made", function()
+    for _ = 1, 500 do aim(network { cookies = true }, "http://a.test/") end
+    assert.is_true(#closed >= 400)
+  end)
 
   it("shows no password in an error", function()
     environment("http://user:profile-pass@p.test/path")

@@ -180,6 +180,13 @@ describe("a redirect that must not be followed", function()
     end
   end)
 
+  it("leads to several places", function()
+    local _, err = redirect.next(plan_of(), 302, nil, nil, true)
+    assert.same({ "blocked", "redirect_bad_location" }, { err.kind, err.fault })
+    assert.matches("several Location fields that differ", err.message)
+    assert.is_nil((redirect.next(plan_of(), 304, nil, nil, true)))
+  end)
+
   it("would carry a secret body to another origin", function()
     local plan = plan_of { method = "POST", body = "token=x", body_secret = true }
     for _, status in ipairs { 307, 308 } do

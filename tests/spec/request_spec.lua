@@ -361,7 +361,7 @@ describe("request", function()
       { 'request.retry: "budget" is shared by the requests of a client',
         { url = "https://a/", retry = { budget = 1 } } },
       { 'request: "url" is missing', {} },
-      { 'request: "url" must be a string or a secret, got 12', { url = 12 } },
+      { 'request: "url" must be a string or a secret, got a number', { url = 12 } },
       { 'request: "method" must be a string', { url = "https://a/", method = 1 } },
       { 'request: "headers" must be a table', { url = "https://a/", headers = "A: b" } },
       { 'headers: "A" must be a string, number, secret or false, got boolean',
@@ -376,12 +376,32 @@ describe("request", function()
       { 'request: "accept" must list at least one status', { url = "https://a/", accept = {} } },
       { 'request: "max_body" must be a size such as "10MB"',
         { url = "https://a/", max_body = "1XB" } },
+      { 'request: "weight" must be above zero, got 0', { url = "https://a/", weight = 0 } },
+      { 'request: "weight" must be above zero, got %-1', { url = "https://a/", weight = -1 } },
+      { 'request: "weight" must be a number, got nan', { url = "https://a/", weight = 0 / 0 } },
+      { 'request: "priority" must be a number, got "high"',
+        { url = "https://a/", priority = "high" } },
       { 'request: "follow" must be a whole number, got true',
         { url = "https://a/", follow = true } },
       { 'request: "retry" must be a table or false, got 3', { url = "https://a/", retry = 3 } },
       { 'request: "response_action" must be a function',
         { url = "https://a/", response_action = "x" } },
       { 'request: "cache" can only be false', { url = "https://a/", cache = true } },
+      { 'request: "Content%-Length" is told by the body: leave it out of "headers"',
+        { url = "https://a/", body = "abc", headers = { ["content-length"] = 1 } } },
+      { 'request: "Content%-Length" is told by the body',
+        { url = "https://a/", headers = { ["Content-Length"] = "0" } } },
+      { 'request: "Transfer%-Encoding" is told by the body',
+        { url = "https://a/", headers = { ["Transfer-Encoding"] = "chunked" } } },
+      { 'request: "Transfer%-Encoding" is told by the body',
+        { url = "https://a/", body = print, headers = { ["transfer-encoding"] = "chunked" } } },
+      { 'request: "Transfer%-Encoding" is told by the body',
+        { url = "https://a/", file = "x", headers = { ["transfer-encoding"] = "chunked" } } },
+      { 'request: "Host" must be a host', { url = "https://a/", headers = { host = "a b" } } },
+      { 'request: "Host" must be a host', { url = "https://a/", headers = { Host = "a\tb" } } },
+      { 'request: "Host" must be a host', { url = "https://a/", headers = { Host = "" } } },
+      { 'request: "method" CONNECT is for proxies',
+        { url = "https://a/", method = "connect" } },
       { "fetch: expects a URL or a request table, got nil", nil },
       { "fetch: expects a URL or a request table, got number", 12 },
     } do
@@ -389,6 +409,47 @@ describe("request", function()
         assert.matches("request_spec.lua:%d+: " .. case[1], misuse(case[2]))
       end)
     end
+  end)
+
+  it("of a client: its headers tell no length either", function()
+    for _, name in ipairs { "Content-Length", "transfer-encoding" } do
+      assert.matches("client: \"%w+%-%w+\" is told by the body",
+        misuse("https://a/", { headers = { [name] = "1" } }))
+    end
+    assert.matches('client: "Host" must be a host',
+      misuse("https://a/", { headers = { Host = "a " } }))
+    send({ url = "https://a/", headers = { ["Content-Length"] = false, Host = "b:81" } },
+      { headers = { ["Content-Length"] = false } })
+    assert.equal("b:81", header "Host")
+  end)
+
+  it("may go to a host whose name is not ASCII", function()
+    send("/x", { base_url = "https://bücher.test/v1",
+      auth = { type = "bearer", token = "t0ken-1" } })
+    assert.same({ "https://xn--bcher-kva.test/v1/x", "Bearer t0ken-1" },
+      { sent.url, header "Authorization" })
+    assert.matches('client: "base_url" is not a URL: the URL has a host name that cannot be',
+      misuse("/x", { base_url = "https://ünknown.test/" }))
+    assert.matches('auth: "token_url" is not a URL: the URL has a host name that cannot be',
+      misuse("/x", { base_url = "https://a.test/", auth = { type = "oauth2", client_id = "a",
+        client_secret = "b", token_url = "https://ünknown.test/" } }))
+  end)
+
+  it("with credentials of its own in the URL makes them secrets for as long as it takes", function()
+    for i = 1, 300 do
+      send("https://user:lent-password-" .. i .. "@a.test/")
+      assert.equal("Basic " .. secret.base64("user:lent-password-" .. i), header "Authorization")
+    end
+    invalid { url = "https://user:lent-password-301@a.test/", headers = { X = "a\nb" } }
+    w = fake_host.world { serve = function() return { after = 10 } end }
+    w.run(function()
+      w.orc.deadline(1, function() w.client():fetch "https://u:lent-password-302@a.test/" end)
+    end)
+    assert.is_false(secret.is_known "lent-password-1")
+    assert.is_false(secret.is_known(secret.base64 "user:lent-password-1"))
+    assert.equal("*** ***", secret.mask "lent-password-300 lent-password-302")
+    for i = 1, 100 do send("https://user:lent-password-x" .. i .. "@a.test/") end
+    for i = 1, 302 do assert.is_false(secret.is_known("lent-password-" .. i)) end
   end)
 
   it("may say that it wants no cache", function()

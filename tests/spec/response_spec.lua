@@ -66,6 +66,7 @@ describe("response", function()
     local read = pieces.reader(list, err)
     function stream.read() return read() end
     function stream.close() stream.closed = stream.closed + 1 end
+    function stream.lost() return stream.problem end
     local res = response.of({ status = 200, head = HEAD, stream = stream }, "https://a/b", 1)
     return res, stream
   end
@@ -78,6 +79,14 @@ describe("response", function()
     end)
     return out, not ok and raised or nil
   end
+
+  it("gives nothing more of what was given up by others", function()
+    local res, stream = streamed { "1\n2\n3\n" }
+    local iterator = res:lines()
+    assert.equal("1", (iterator()))
+    stream.problem = "gone"
+    for _ = 1, 2 do assert.same({ false, "gone" }, { pcall(iterator) }) end
+  end)
 
   it("gives a body in memory or a streamed one by lines, values, records and pieces", function()
     for _, make in ipairs {
@@ -153,6 +162,44 @@ describe("response", function()
       .. "began it", misuse(res.csv, res))
     res = response_of { body = "a\nb" }
     for _ = 1, 2 do assert.same({ { "a", 1 }, { "b", 2 } }, (collect(res:lines()))) end
+  end)
+
+  it("has a beginning that can be looked at", function()
+    local res = response_of { body = "abcdef" }
+    assert.same({ "abc", "abcdef", "abcdef" }, { res:peek(3), res:peek(), res:peek(100) })
+    assert.equal("", response_of({ body = "" }):peek())
+
+    local path = os.tmpname()
+    finally(function() os.remove(path) end)
+    local file = assert(io.open(path, "wb"))
+    file:write "saved body"
+    file:close()
+    res = response.of({ status = 200, head = HEAD, saved = path }, "https://a/b", 1)
+    assert.same({ "saved", "saved body" }, { res:peek(5), res:peek() })
+    res = response.of({ saved = "/nowhere/x" }, "https://a", 1)
+    assert.equal("invalid", select(2, res:peek()).kind)
+
+    res = streamed { "abc", "def" }
+    res.stream.peek = function(_, most) return ("abcdef"):sub(1, most) end
+    assert.equal("abcd", res:peek(4))
+    res:lines()
+    assert.matches("response_spec.lua:%d+: res:peek: res:lines reads the body already",
+      misuse(res.peek, res))
+    for _, most in ipairs { 0, -1, 1.5, "x" } do
+      assert.matches("res:peek: expects a number of bytes", misuse(res.peek, res, most))
+    end
+  end)
+
+  it("is what a script makes of it", function()
+    local key = secret.value "response-spec-key"
+    local res = response.made(203, { ["X-A"] = 5, Key = key }, "abc", "https://a/", 2)
+    assert.same({ 203, true, "abc", "https://a/", 2, "none", 3, 0 }, { res.status, res.ok, res.body,
+      res.url, res.attempts, res.framing, res.size, res.wire })
+    assert.same({ ["x-a"] = "5", key = "response-spec-key" }, res.headers)
+    assert.same({ dns = 0, connect = 0, tls = 0, first_byte = 0, total = 0 }, res.timing)
+    assert.same({ {}, false }, { res.hops, res.from_cache })
+    assert.is_true(response.is(res))
+    assert.is_false(response.is {})
   end)
 
   it("cannot be read when it was saved", function()

@@ -214,6 +214,18 @@ describe("scheduler", function()
       assert.equal(10, host.most_in_flight)
     end)
 
+    it("do not give their results to a later wait, when theirs could not begin", function()
+      local suspend = sched.suspend
+      local results = w.run(function()
+        sched.suspend = function() error "not enough memory" end
+        pcall(sched.perform, sched, { answer = { body = "first", after = 1 } })
+        pcall(sched.sleep, sched, 2)
+        sched.suspend = suspend
+        return { sched:perform { answer = { body = "second", after = 3 } } }
+      end)
+      assert.equal("second", results[1].body)
+    end)
+
     it("are aborted when their task is cancelled", function()
       local err = w.run(function()
         local task = sched:spawn(get, { after = 100 })

@@ -155,3 +155,42 @@ describe("secret.base64", function()
     assert.equal("AP//+/A=", secret.base64 "\0\255\255\251\240")
   end)
 end)
+
+describe("a borrowed secret", function()
+  it("is masked while somebody has it, and for a while after", function()
+    local first, second = secret.borrow "borrowed-0", secret.borrow "borrowed-0"
+    assert.equal(first, second)
+    assert.equal("***", tostring(first))
+    secret.give_back(first)
+    for i = 1, 99 do secret.give_back(secret.borrow("borrowed-" .. i)) end
+    assert.equal("*** ***", secret.mask "borrowed-0 borrowed-1")
+    for i = 100, 300 do secret.give_back(secret.borrow("borrowed-" .. i)) end
+    assert.equal("*** borrowed-1 ***", secret.mask "borrowed-0 borrowed-1 borrowed-299")
+    secret.give_back(second)
+    assert.equal("***", secret.mask "borrowed-0")
+    for i = 301, 400 do secret.give_back(secret.borrow("borrowed-" .. i)) end
+    assert.equal("borrowed-0 ***", secret.mask "borrowed-0 borrowed-400")
+    assert.is_false(secret.is_known "borrowed-0")
+  end)
+
+  it("is used again and again", function()
+    for i = 1, 300 do
+      secret.give_back(secret.borrow "borrowed-again")
+      secret.give_back(secret.borrow("borrowed-other-" .. i % 50))
+    end
+    assert.equal("*** ***", secret.mask "borrowed-again borrowed-other-1")
+  end)
+
+  it("stays when it is a secret of the script's, whenever that is said", function()
+    local before = secret.value "lent-before"
+    secret.give_back(secret.borrow "lent-before")
+    local lent = secret.borrow "lent-after"
+    local after = secret.value "lent-after"
+    secret.give_back(lent)
+    secret.give_back(lent)
+    for i = 1, 300 do secret.give_back(secret.borrow("lent-" .. i)) end
+    assert.equal(after, lent)
+    assert.equal("*** ***", secret.mask "lent-before lent-after")
+    assert.is_true(secret.is(before))
+  end)
+end)

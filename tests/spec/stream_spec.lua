@@ -80,6 +80,32 @@ describe("stream", function()
     end) })
   end)
 
+  it("can be looked at, and is still to be read", function()
+    script = { { 1, HEAD }, arrives "ab", { 1, DATA }, arrives "cd", { 1, DATA }, arrives "ef",
+      { 1, DATA }, { 1, { status = 200, body = "gh" } } }
+    local got = { run(function()
+      local s = open()
+      s:begin(nil, false)
+      return s:peek(1), s:peek(3), s:read(), s:read(), s:peek(9), s:excerpt(9), s:peek(9)
+    end) }
+    assert.same({ "a", "abc", "abcd", "ef", "gh", "gh", "" }, got)
+  end)
+
+  it("can be looked at until it is cut off", function()
+    script = { { 1, HEAD }, arrives "ab", { 1, DATA },
+      { 1, { fault = "truncated_body", message = "cut", body = "" } } }
+    run(function()
+      local s = open()
+      s:begin(nil, false)
+      assert.same({ "ab" }, { s:peek(2) })
+      local text, err = s:peek(3)
+      assert.same({ "ab", "cut" }, { text, err.message })
+      assert.equal("ab", s:read())
+      text, err = s:read()
+      assert.same({ nil, "cut" }, { text, err.message })
+    end)
+  end)
+
   it("tells of a body that was cut off, every time", function()
     script = { { 1, HEAD }, { 1, { fault = "truncated_body", message = "cut" } } }
     run(function()

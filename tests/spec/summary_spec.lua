@@ -32,6 +32,27 @@ local function run(fields)
 end
 
 describe("summary", function()
+  it("counts hedges, and requests answered by a fallback", function()
+    local s = new()
+    local function attempt(fields)
+      fields.url, fields.origin, fields.attempt = "http://a:80/x", "http://a:80", 1
+      s:attempt(fields)
+    end
+    for _ = 1, 20 do request(s, {}) end
+    attempt { elapsed = 30, lost = true, kind = "cancelled" } -- the first, which was slower
+    attempt { elapsed = 0.1, hedge = true, status = 200, size = 5 }
+    attempt { elapsed = 20, hedge = true, lost = true, kind = "cancelled" }
+    attempt { elapsed = 0.3, hedge = true, lost = true, kind = "http", status = 503 }
+    s:fell_back { url = "http://a:80/x" }
+    local t = s:table(run())
+    assert.same({ sent = 3, won = 1 }, t.hedges)
+    assert.same({ 1, 24, 300, 1 },
+      { t.requests.fallback, t.attempts, t.latency_ms.max, t.statuses["503"] })
+    assert.equal(300, t.hosts["http://a:80"].latency_ms.max)
+    assert.matches("\n  requests  20, 3 hedges %(1 faster%), 1 answered by the fallback, 205 B "
+      .. "received\n", s:text(run()))
+  end)
+
   it("makes the table of the contract", function()
     local s = new()
     request(s, { elapsed = 0.2 })
@@ -57,12 +78,13 @@ describe("summary", function()
     t.hosts["http://b:80"].latency_ms = nil
     assert.same({
       pipeline = "hourly", run_id = "r1", started_at = "2023-11-14T22:13:20Z", elapsed_s = 1.52,
-      requests = { total = 4, ok = 3, failed = 1, retried = 1, from_cache = 1 }, attempts = 6,
+      requests = { total = 4, ok = 3, failed = 1, retried = 1, from_cache = 1, fallback = 0 },
+      attempts = 6, hedges = { sent = 0, won = 0 },
       records = { ["in"] = 11, out = 7, filtered = 4, dead = 1 }, bytes = 60,
-      statuses = { ["200"] = 3, ["503"] = 2 }, errors = { timeout = 1 },
+      statuses = { ["200"] = 3, ["503"] = 2 }, errors = { timeout = 1 }, limits = {},
       hosts = {
-        ["http://a:80"] = { requests = 3, failed = 0, attempts = 5, bytes = 50 },
-        ["http://b:80"] = { requests = 1, failed = 1, attempts = 1, bytes = 10 },
+        ["http://a:80"] = { requests = 3, failed = 0, attempts = 5, bytes = 50, waited_s = 0 },
+        ["http://b:80"] = { requests = 1, failed = 1, attempts = 1, bytes = 10, waited_s = 0 },
       },
       slowest = {
         { url = "http://a:80/slow", elapsed_ms = 1500, attempts = 3, status = 200 },
@@ -81,10 +103,11 @@ describe("summary", function()
 
   it("has the same members when nothing happened", function()
     local text = json.encode(new():table(run { elapsed = 0 }))
-    assert.equal('{"attempts":0,"bytes":0,"elapsed_s":0,"errors":{},"hosts":{},"latency_ms":'
-      .. '{"max":null,"p50":null,"p90":null,"p95":null,"p99":null},"pipeline":"hourly","records":'
-      .. '{"dead":0,"filtered":0,"in":0,"out":0},"requests":{"failed":0,"from_cache":0,"ok":0,'
-      .. '"retried":0,"total":0},"run_id":"r1","slowest":[],"started_at":"2023-11-14T22:13:20Z",'
+    assert.equal('{"attempts":0,"bytes":0,"elapsed_s":0,"errors":{},"hedges":{"sent":0,"won":0},'
+      .. '"hosts":{},"latency_ms":{"max":null,"p50":null,"p90":null,"p95":null,"p99":null},'
+      .. '"limits":{},"pipeline":"hourly","records":{"dead":0,"filtered":0,"in":0,"out":0},'
+      .. '"requests":{"failed":0,"fallback":0,"from_cache":0,"ok":0,"retried":0,'
+      .. '"total":0},"run_id":"r1","slowest":[],"started_at":"2023-11-14T22:13:20Z",'
       .. '"statuses":{},"thresholds":{}}', text)
     assert.is_true(new():table(run { interrupted = true }).interrupted)
     local failure = errors.new("script", "x.lua:3: a bug\n\27")
@@ -150,6 +173,45 @@ hourly: fetched 49 of 50 in 1.52 s, 1.01 times its slowest request
   dead      1 item kept in out/hourly.dead.jsonl
 ]], s:text(run { outputs = { "882 records to out/hourly.jsonl" },
       dead = "out/hourly.dead.jsonl" }))
+  end)
+
+  it("tells what was waited for, by limit and by host", function()
+    local s = new()
+    request(s, {})
+    s:waited("http://a:80", 1.25, "100/1m")
+    s:waited("http://a:80", 2.5, "100/1m")
+    s:waited("http://b:80", 0.0004, "concurrency")
+    local t = s:table(run())
+    assert.same({
+      ["100/1m"] = { waited_s = 3.75, waits = 2 }, concurrency = { waited_s = 0, waits = 1 },
+    }, t.limits)
+    assert.equal(3.75, t.hosts["http://a:80"].waited_s)
+    assert.equal(0, t.hosts["http://b:80"].waited_s)
+  end)
+
+  it("shows waits that matter", function()
+    local function lines(elapsed, ...)
+      local s = new()
+      for _, wait in ipairs { ... } do s:waited(wait[1], wait[2], wait[3]) end
+      return (s:text(run { elapsed = elapsed }):match "received\n(.*)")
+    end
+    assert.equal("  waited    20.50 s in all for 100/1m (2 times)\n"
+      .. "            5.00 s in all for limits of the servers' own (once)\n"
+      .. "            1.50 s in all for a free slot (once)\n"
+      .. "            22.00 s of it for http://a:80\n"
+      .. "            5.00 s of it for http://b:80\n",
+      lines(20, { "http://a:80", 20, "100/1m" }, { "http://b:80", 5, "server" },
+        { "http://a:80", 0.5, "100/1m" }, { "http://a:80", 1.5, "concurrency" }))
+    assert.equal("  waited    3.00 s in all for pool x (once)\n",
+      lines(20, { "http://a:80", 3, "pool x" })) -- one host: it is said
+    assert.equal("", lines(0.1, { "http://a:80", 1, "x" })) -- no more than a second
+    assert.equal("", lines(60, { "http://a:80", 3, "x" })) -- no more than a twentieth of the run
+    assert.equal("", lines(20))
+    local many = {}
+    for i = 1, 5 do many[i] = { "http://a:80", i + 1, "limit " .. i } end
+    assert.equal("  waited    6.00 s in all for limit 5 (once)\n"
+      .. "            5.00 s in all for limit 4 (once)\n"
+      .. "            4.00 s in all for limit 3 (once)\n", lines(20, unpack(many)))
   end)
 
   it("groups failures, the most frequent first", function()
@@ -235,6 +297,8 @@ $]], s:text(run()))
     s:item_failed(errors.new("http", "\27]0;x\7 summ4ry-s3cret",
       { url = "http://u:p4ss@a:80/\r?key=summ4ry-s3cret" }), "item 1")
     s:item_failed(errors.new("http", ("ä"):rep(200)), "item 2")
+    s:waited("http://u:p4ss@a:80", 100, "\27 summ4ry-s3cret")
+    s:waited("http://u:p4ss@b:80", 100, "x")
     local text = s:text(run { failure = errors.new("script", "\27 summ4ry-s3cret") })
     local whole = text
       .. json.encode(s:table(run { failure = errors.new("invalid", "\27 summ4ry-s3cret") }))

@@ -3,7 +3,16 @@ local secret = require "orchestrator.secret"
 local tls = require "orchestrator.tls"
 
 describe("the option tls", function()
-  local file = "CMakeLists.txt" -- anything that can be read
+  local file = os.tmpname()
+
+  setup(function()
+    local handle = assert(io.open(file, "w"))
+    handle:write "Root\n-----BEGIN TRUSTED CERTIFICATE-----\nMII…\n"
+    handle:write "-----BEGIN X509 CRL-----\n"
+    handle:close()
+  end)
+
+  teardown(function() os.remove(file) end)
 
   local function refused(given, message)
     local ok, raised = pcall(tls.check, given, "client.tls")
@@ -32,6 +41,13 @@ describe("the option tls", function()
       'client.tls: "ca" must be a file that can be read, got "no/such.pem": No such file')
     refused({ cert = "tests" }, 'got "tests": Is a directory')
     refused({ crl = "/dev/null" }, 'got "/dev/null": it is empty')
+    refused({ ca = "CMakeLists.txt" },
+      '"ca" must be a file of certificates in PEM, got "CMakeLists.txt"')
+    refused({ crl = "CMakeLists.txt" },
+      '"crl" must be a file of revocation lists in PEM, got "CMakeLists.txt"')
+    refused({ cert = file, key_password = "a\0b" }, '"key_password" contains a NUL byte')
+    refused({ cert = file, key_password = secret.value "a\0bcd" },
+      '"key_password" contains a NUL byte')
     refused({ ca = "" }, '"ca" must be the path of a file')
     refused({ ca = "a\0b" }, '"ca" must be the path of a file')
   end)

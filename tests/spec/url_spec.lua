@@ -337,6 +337,11 @@ describe("url.query", function()
     assert.matches('query: "a" must be a string, number, boolean or a list of these, got a func',
       failure { a = print })
     assert.matches('query: "a" must be .*, got a table', failure { a = { { 1 } } })
+    for _, list in ipairs { { b = 1 }, { 1, b = 2 }, { 1, nil, 3 }, { [0] = 1 }, { [1.5] = 1 } } do
+      assert.matches('query: "a" must be .* or a list of these, got a table that is no list',
+        failure { a = list })
+    end
+    assert.equal("b=1", url.query { a = {}, b = { 1 } })
     assert.matches('query: "a" must be .*, got a number', failure { a = 0 / 0 })
     assert.matches('query: "a" must be .*, got a number', failure { a = 1 / 0 })
     assert.matches("query: names must be strings, got 1", failure { "x" })
@@ -404,6 +409,12 @@ describe("url.escape", function()
 end)
 
 describe("url.mask", function()
+  it("takes no more time than the text is long", function()
+    local started = os.clock()
+    assert.equal(200001, #url.mask(("\0\0ab"):rep(50000) .. "@"))
+    assert.is_true(os.clock() - started < 2)
+  end)
+
   it("hides the userinfo of every URL in a text", function()
     local cases = {
       { "https://me:pw@h/x", "https://***@h/x" },

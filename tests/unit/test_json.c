@@ -585,6 +585,36 @@ static void running_out_of_memory_raises_and_loses_nothing(void **state)
     assert_int_equal(memory.used, 0);
 }
 
+/* What cjson holds meanwhile is no memory of Lua's: that it is freed shows with ASan. */
+static void running_out_of_memory_while_decoding_loses_nothing(void **state)
+{
+    static const char text[] = "{\"a\":[],\"b\":[1,2,{\"c\":\"text\"}]}";
+    (void)state;
+    struct memory memory = {.left = -1};
+    lua_State *L = lua_newstate(allocate, &memory);
+    assert_non_null(L);
+    open_json(L);
+    int failures = 0;
+    bool done = false;
+    for (long n = 0; !done; n++) {
+        lua_getglobal(L, "json");
+        lua_getfield(L, -1, "decode");
+        lua_pushstring(L, text);
+        lua_gc(L, LUA_GCCOLLECT, 0);
+        memory.left = n;
+        done = lua_pcall(L, 1, 1, 0) == 0;
+        memory.left = -1;
+        failures += !done;
+        if (!done)
+            assert_string_equal(lua_tostring(L, -1), "not enough memory");
+        lua_settop(L, 0);
+        check_again(L, text, strlen(text), text);
+    }
+    assert_true(failures > 3);
+    lua_close(L);
+    assert_int_equal(memory.used, 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -610,6 +640,7 @@ int main(void)
         TEST(a_failed_call_leaves_nothing_behind),
         TEST(a_finalizer_may_use_json),
         cmocka_unit_test(running_out_of_memory_raises_and_loses_nothing),
+        cmocka_unit_test(running_out_of_memory_while_decoding_loses_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,218 @@
+-- A stored response. It is plain data, so that it can be written down: what is read out of its
+-- fields is kept beside it. Pure.
+
+local crypto = require "orchestrator.core.crypto"
+local fields = require "orchestrator.cache_fields"
+local secret = require "orchestrator.secret"
+
+local cache_entry = {}
+
+---@class orc.CacheEntry
+---@field url string
+---@field status integer
+---@field fields string[][] { name, value } as received, but for those of the connection
+---@field request_time number unix time at which it was asked for
+---@field response_time number unix time at which it was here
+---@field vary table<string, string> what the request sent, of what the response depends on
+---@field size integer bytes of the body
+---@field range? { first: integer, last: integer, size: integer|nil } the part that a 206 holds
+---@field asked? string the Range that a 206 was the answer to
+---@field [string] any what the store knows of it
+
+-- Of the connection, or of a proxy (RFC 9111 section 3.1).
+local UNSTORED = {
+  connection = true, ["proxy-connection"] = true, ["keep-alive"] = true, te = true,
+  ["transfer-encoding"] = true, upgrade = true, ["proxy-authenticate"] = true,
+  ["proxy-authentication-info"] = true, ["proxy-authorization"] = true,
+}
+
+-- What a request says to identify itself is compared, but not stored.
+local CREDENTIALS = { authorization = true, cookie = true, ["proxy-authorization"] = true }
+
+local views = setmetatable({}, { __mode = "k" }) -- entry → what is read out of its fields
+
+local function view_of(entry)
+  local view = views[entry]
+  if view then return view end
+  local values = {}
+  for _, field in ipairs(entry.fields) do
+    local name = field[1]:lower()
+    values[name] = values[name] and values[name] .. ", " .. field[2] or field[2]
+  end
+  view = { values = values, directives = fields.directives(values["cache-control"]) }
+  views[entry] = view
+  return view
+end
+
+--- A field; several of the name are joined by ", ".
+---@param entry orc.CacheEntry
+---@param name string in lower case
+---@return string|nil
+function cache_entry.get(entry, name)
+  return view_of(entry).values[name]
+end
+
+--- The directives of Cache-Control, see cache_fields.lua.
+---@param entry orc.CacheEntry
+---@return table<string, string|true>
+function cache_entry.directives(entry)
+  return view_of(entry).directives
+end
+
+--- What a request sends; nil when it sends no such field.
+---@param request table {fields: orc.HeaderMap}
+---@param name string in lower case
+---@return string|nil
+function cache_entry.sent(request, name)
+  local field = request.fields[name]
+  return field and secret.reveal(field.value)
+end
+
+-- What a request sends, as it is compared and stored.
+local function selecting(request, name)
+  local field = request.fields[name]
+  if not field then return nil end
+  if CREDENTIALS[name] or secret.is(field.value) then
+    return "sha256:" .. crypto.hex(assert(crypto.hash("sha256", secret.reveal(field.value))))
+  end
+  return fields.selecting(name, field.value)
+end
+
+--- The fields that are stored (RFC 9111 section 3.1).
+---@param given string[][]
+---@return string[][]
+function cache_entry.storable_fields(given)
+  local unstored
+  for _, field in ipairs(given) do
+    if field[1]:lower() == "connection" then
+      unstored = unstored or {}
+      for name in pairs(fields.names(field[2]) or {}) do unstored[name] = true end
+    end
+  end
+  local kept = {}
+  for _, field in ipairs(given) do
+    local name = field[1]:lower()
+    if not UNSTORED[name] and not (unstored and unstored[name]) then kept[#kept + 1] = field end
+  end
+  return kept
+end
+
+local function has(list, name)
+  for _, field in ipairs(list) do
+    if field[1]:lower() == name then return true end
+  end
+  return false
+end
+
+--- What a response's age is told by, if it does not say itself (RFC 9110 section 6.6.1).
+---@param list string[][]
+---@param wall number unix time at which it was here
+function cache_entry.add_date(list, wall)
+  if not has(list, "date") then
+    list[#list + 1] = { "Date", os.date("!%a, %d %b %Y %H:%M:%S GMT", math.floor(wall)) }
+  end
+end
+
+--- Names of the request's fields that the response depends on.
+---@param entry orc.CacheEntry
+---@param more string[]|nil others, in lower case
+---@return string[]|"*"
+local function depends_on(entry, more)
+  local names = fields.vary(cache_entry.get(entry, "vary"))
+  if names == "*" or not more then return names end
+  for _, name in ipairs(more) do names[#names + 1] = name end
+  return names
+end
+
+---@param answer { request: table, url: string?, status: integer, fields: string[][], size: integer,
+---  request_time: number, response_time: number }
+---@param vary string[]|nil fields it depends on besides those of Vary, in lower case
+---@return orc.CacheEntry
+function cache_entry.new(answer, vary)
+  local request = answer.request
+  local entry = {
+    url = answer.url or request.url,
+    status = answer.status,
+    fields = cache_entry.storable_fields(answer.fields),
+    request_time = answer.request_time,
+    response_time = answer.response_time,
+    vary = {},
+    size = answer.size,
+  }
+  cache_entry.add_date(entry.fields, entry.response_time)
+  local names = depends_on(entry, vary)
+  if names ~= "*" then
+    for _, name in ipairs(names) do entry.vary[name] = selecting(request, name) end
+  end
+  if entry.status == 206 then
+    local first, last, size = fields.content_range(cache_entry.get(entry, "content-range"))
+    if first then
+      -- What is here counts, not what was promised.
+      entry.range = { first = first, last = math.min(last, first + entry.size - 1), size = size }
+    end
+    entry.asked = cache_entry.sent(request, "range")
+  end
+  return entry
+end
+
+--- Whether a request would have got this response (RFC 9111 section 4.1).
+---@param entry orc.CacheEntry
+---@param request table
+---@param vary string[]|nil as for `new`
+---@return boolean
+function cache_entry.matches(entry, request, vary)
+  local names = depends_on(entry, vary)
+  if names == "*" then return false end
+  for _, name in ipairs(names) do
+    if entry.vary[name] ~= selecting(request, name) then return false end
+  end
+  return true
+end
+
+--- Unix time at which the server made it.
+---@param entry orc.CacheEntry
+---@return number
+function cache_entry.date(entry)
+  return fields.date(cache_entry.get(entry, "date"), entry.response_time) or entry.response_time
+end
+
+--- How long it has been here, in seconds. When the clock was set back nobody knows: as long as it
+--- was set back, so that nothing is fresh until the time it comes from has come again.
+---@param entry orc.CacheEntry
+---@param now number unix time
+---@return number
+function cache_entry.resident(entry, now)
+  return math.abs(now - entry.response_time)
+end
+
+--- How old it is, in seconds (RFC 9111 section 4.2.3).
+---@param entry orc.CacheEntry
+---@param now number unix time
+---@return number
+function cache_entry.age(entry, now)
+  local apparent = math.max(0, entry.response_time - cache_entry.date(entry))
+  local delay = math.max(0, entry.response_time - entry.request_time)
+  local told = (fields.age(cache_entry.get(entry, "age")) or 0) + delay
+  return math.max(apparent, told) + cache_entry.resident(entry, now)
+end
+
+--- Its head as text. What is used without asking the server tells its age (RFC 9111 section 5.1),
+--- and lacks the fields that may not be used so (section 5.2.2.4).
+---@param entry orc.CacheEntry
+---@param age number|nil seconds; nil when the server was asked
+---@return string
+function cache_entry.head(entry, age)
+  local omitted = age and fields.names(cache_entry.directives(entry)["no-cache"])
+  local lines = { "HTTP/1.1 " .. entry.status .. " \r\n" }
+  for _, field in ipairs(entry.fields) do
+    local name = field[1]:lower()
+    if not (age and name == "age") and not (omitted and omitted[name]) then
+      lines[#lines + 1] = field[1] .. ": " .. field[2] .. "\r\n"
+    end
+  end
+  if age then lines[#lines + 1] = string.format("Age: %d\r\n", math.min(age, 2 ^ 31)) end
+  lines[#lines + 1] = "\r\n"
+  return table.concat(lines)
+end
+
+return cache_entry
