@@ -21,6 +21,7 @@ return orc.pipeline {
     concurrency = 50, -- so many requests in flight, the others wait for their turn
     timeout = { connect = "2s", attempt = "5s" }, -- of each attempt; waiting does not count
     retry = { attempts = 4, wait_initial = "200ms" }, -- then 400 ms, 800 ms, each at random below
+    server_limits = false, -- fifty APIs that share a host: when one says 429, the others go on
   },
 
   -- Each item of the source becomes one request; each element of "items" in the answer a record.

@@ -2,132 +2,16 @@
 
 #include "guard.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* One socket libcurl has open. It stays in epoll while its connection idles: arming it anew for
- * every request would cost two system calls each time.
- *
- * libcurl tells us when it closes a connection, but not when it closes a socket that never became
- * one, so a socket is only trusted to be there once an answer came on it. The watch of one that
- * may be gone is stopped, and waits for another socket with the same number. */
-struct watch {
-    uv_poll_t poll;
-    struct lanes *lanes; /* borrowed; the socket was opened for */
-    struct lane *lane;   /* borrowed; the one that uses the socket */
-    curl_socket_t fd;
-    TAILQ_ENTRY(watch) of_lane;
-    int port;   /* its connection's, on our side; 0: it has none, -1: it is none yet */
-    int events; /* that uv_poll was started with, 0: stopped */
-    bool idle;  /* no transfer uses it */
-    /* borrowed; the transfer that uses it, or used it last while `left` is lanes->steps */
-    CURL *last;
-    uint64_t left;
-    bool taken;   /* `last` has it for its connection */
-    bool wanted;  /* libcurl waits for it */
-    bool pooled;  /* its connection has carried an answer */
-    bool spoilt;  /* it must not be used again */
-    bool alone;   /* what comes while it is idle would be taken for the next one's answer */
-    bool foreign; /* not opened by us, so libcurl may close it any time after CURL_POLL_REMOVE */
-};
-
 /* Sockets ------------------------------------------------------------------------------------- */
 
 static void lane_action(struct lane *lane, curl_socket_t fd, int flags);
-
-static void free_watch(uv_handle_t *handle)
-{
-    free(handle->data);
-}
-
-static struct watch *watch_of(struct lanes *ls, curl_socket_t fd)
-{
-    struct watches *ws = ls->watches;
-    return fd >= 0 && (size_t)fd < ws->cap ? ws->list[fd] : NULL;
-}
-
-static struct watch *watch_add(struct lanes *ls, curl_socket_t fd)
-{
-    struct watches *ws = ls->watches;
-    if ((size_t)fd >= ws->cap) {
-        size_t cap = ws->cap ? ws->cap : 64;
-        while (cap <= (size_t)fd)
-            cap *= 2;
-        struct watch **list = realloc(ws->list, cap * sizeof(struct watch *));
-        if (!list)
-            return NULL;
-        memset(list + ws->cap, 0, (cap - ws->cap) * sizeof(struct watch *));
-        ws->list = list;
-        ws->cap = cap;
-    }
-    struct watch *w = calloc(1, sizeof *w);
-    if (!w)
-        return NULL;
-    w->fd = fd;
-    w->port = -1;
-    w->lanes = ls;
-    w->poll.data = w;
-    if (uv_poll_init_socket(ls->loop, &w->poll, fd)) {
-        free(w);
-        return NULL;
-    }
-    ws->list[fd] = w;
-    return w;
-}
-
-static void watch_set_lane(struct watch *w, struct lane *lane)
-{
-    if (w->lane == lane)
-        return;
-    if (w->lane) {
-        TAILQ_REMOVE(&w->lane->watched, w, of_lane);
-        w->lane->sockets--;
-    }
-    w->lane = lane;
-    if (lane) {
-        TAILQ_INSERT_HEAD(&lane->watched, w, of_lane);
-        lane->sockets++;
-    }
-}
-
-static void watch_close(struct lanes *ls, struct watch *w)
-{
-    watch_set_lane(w, NULL);
-    ls->watches->list[w->fd] = NULL;
-    uv_close((uv_handle_t *)&w->poll, free_watch);
-}
-
-static void watch_start(struct watch *w, int events);
-
-static void watch_stop(struct watch *w)
-{
-    uv_poll_stop(&w->poll);
-    w->events = 0;
-}
-
-/* A server sends what nobody asked for. It would be taken for the answer to the next request, as
- * libcurl 7.88 only looks whether the connection is still there; now it is not. */
-static void spoil(struct watch *w)
-{
-    char scrap[4096];
-    while (recv(w->fd, scrap, sizeof scrap, MSG_DONTWAIT) > 0)
-        ;
-    shutdown(w->fd, SHUT_RDWR);
-    w->spoilt = true;
-}
-
-static bool has_more(curl_socket_t fd)
-{
-    char byte;
-    return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
-}
 
 static void on_poll(uv_poll_t *poll, int status, int events)
 {
@@ -138,7 +22,7 @@ static void on_poll(uv_poll_t *poll, int status, int events)
          * again; until then there is nothing to hear. */
         watch_stop(w);
         if (w->alone)
-            spoil(w);
+            watch_spoil(w);
         return;
     }
     int flags = 0;
@@ -154,22 +38,24 @@ static void on_poll(uv_poll_t *poll, int status, int events)
         flags |= CURL_CSELECT_IN;
     if (events & UV_WRITABLE)
         flags |= CURL_CSELECT_OUT;
-    struct lanes *ls = w->lane->lanes;
-    lane_action(w->lane, w->fd, flags); /* may close the watch */
+    struct lane *lane = w->group->lane;
+    struct lanes *ls = lane->lanes;
+    lane_action(lane, w->fd, flags); /* may close the watch */
     ls->callbacks->on_turn(ls->ctx);
 }
 
-static void watch_start(struct watch *w, int events)
+static struct watch *watch_new(struct lanes *ls, curl_socket_t fd)
 {
-    if (w->events == events)
-        return;
-    w->events = uv_poll_start(&w->poll, events, on_poll) ? 0 : events;
+    struct watch *w = watch_add(ls->watches, ls->loop, fd, on_poll);
+    if (w)
+        w->lanes = ls;
+    return w;
 }
 
 /* A transfer has left its connection, which libcurl may keep. */
 static void watch_leave(struct lanes *ls, struct watch *w, CURL *easy)
 {
-    if (!w->lane)
+    if (!w->group)
         return; /* it has another socket by now */
     enum lane_use use = ls->callbacks->use(easy);
     w->idle = true;
@@ -178,10 +64,10 @@ static void watch_leave(struct lanes *ls, struct watch *w, CURL *easy)
     w->taken = false;
     w->pooled = w->pooled || use != LANE_UNUSED;
     w->alone = use == LANE_ALONE || use == LANE_PLAIN;
-    if (w->alone && has_more(w->fd)) {
+    if (w->alone && watch_has_more(w)) {
         if (use == LANE_PLAIN)
             ls->callbacks->on_overrun(ls->ctx, easy);
-        spoil(w);
+        watch_spoil(w);
     }
     if (!w->pooled)
         watch_stop(w);
@@ -193,13 +79,13 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx, void *un
 {
     struct lane *lane = ctx;
     struct lanes *ls = lane->lanes;
-    struct watch *w = watch_of(ls, fd);
+    struct watch *w = watch_of(ls->watches, fd);
     (void)unused;
 
     ls->steps++;
     if (what == CURL_POLL_REMOVE) {
         if (w && w->foreign)
-            watch_close(ls, w);
+            watch_close(ls->watches, w);
         else if (w) {
             w->wanted = false;
             watch_leave(ls, w, easy);
@@ -207,12 +93,12 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *ctx, void *un
         return 0;
     }
     if (!w) {
-        w = watch_add(ls, fd);
+        w = watch_new(ls, fd);
         if (!w)
             return -1;
         w->foreign = true;
     }
-    watch_set_lane(w, lane);
+    watch_join(w, &lane->sockets);
     w->idle = false;
     w->wanted = true;
     watch_start(w,
@@ -246,13 +132,13 @@ static curl_socket_t on_open_socket(void *ctx, curlsocktype purpose, struct curl
         user->refused = errno;
         return CURL_SOCKET_BAD;
     }
-    struct watch *w = watch_of(ls, fd);
+    struct watch *w = watch_of(ls->watches, fd);
     if (w) {
         /* Its socket is gone. If libcurl still waited for it, it takes the new one for the old. */
         int events = w->idle || w->lanes != ls ? 0 : w->events;
         watch_stop(w);
         if (w->lanes != ls)
-            watch_set_lane(w, NULL);
+            watch_join(w, NULL);
         w->lanes = ls;
         w->port = -1;
         w->pooled = w->alone = w->foreign = w->idle = w->taken = w->spoilt = false;
@@ -260,7 +146,7 @@ static curl_socket_t on_open_socket(void *ctx, curlsocktype purpose, struct curl
             watch_start(w, events);
         else
             w->wanted = false;
-    } else if (!(w = watch_add(ls, fd))) {
+    } else if (!(w = watch_new(ls, fd))) {
         close(fd);
         user->refused = ENOMEM;
         return CURL_SOCKET_BAD;
@@ -268,14 +154,6 @@ static curl_socket_t on_open_socket(void *ctx, curlsocktype purpose, struct curl
     w->last = user->easy;
     user->opened[user->opened_count++ % LANE_OPENED] = fd;
     return fd;
-}
-
-/* Whether the other end has closed. */
-static bool at_end(curl_socket_t fd)
-{
-    char byte;
-    ssize_t n = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    return n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
 }
 
 /* libcurl drops bytes beyond the Content-Length and closes the connection in the step in which it
@@ -288,19 +166,19 @@ static bool at_end(curl_socket_t fd)
 static bool is_overrun(const struct lanes *ls, const struct watch *w)
 {
     bool just_left = w->idle ? w->left == ls->steps : w->taken && !w->wanted;
-    return w->lane && just_left && !ls->tight && w->lane->sockets <= LANE_SIZE &&
-           (w->lane->beginning == 0 || !at_end(w->fd));
+    return w->group && just_left && !ls->tight && w->group->count <= LANE_SIZE &&
+           (w->group->lane->beginning == 0 || !watch_at_end(w));
 }
 
 static int on_close_socket(void *ctx, curl_socket_t fd)
 {
     struct lanes *ls = ctx;
-    struct watch *w = watch_of(ls, fd);
+    struct watch *w = watch_of(ls->watches, fd);
 
     if (w) {
         if (is_overrun(ls, w))
             ls->callbacks->on_overrun(ls->ctx, w->last);
-        watch_close(ls, w);
+        watch_close(ls->watches, w);
     }
     return close(fd);
 }
@@ -389,7 +267,7 @@ static struct lane *lane_add(struct lanes *ls)
     lane->lanes = ls;
     lane->due = lane->armed = UINT64_MAX;
     TAILQ_INIT(&lane->routes);
-    TAILQ_INIT(&lane->watched);
+    watch_group_init(&lane->sockets, lane);
     lane->multi = curl_multi_init();
     if (!lane->multi || curl_multi_setopt(lane->multi, CURLMOPT_SOCKETFUNCTION, on_socket) ||
         curl_multi_setopt(lane->multi, CURLMOPT_SOCKETDATA, lane) ||
@@ -477,8 +355,8 @@ void lane_close(struct lane *lane)
     curl_multi_cleanup(lane->multi); /* closes its connections by on_close_socket */
     for (size_t fd = 0; fd < ls->watches->cap; fd++) {
         struct watch *w = ls->watches->list[fd];
-        if (w && w->lane == lane)
-            watch_close(ls, w);
+        if (w && w->group == &lane->sockets)
+            watch_close(ls->watches, w);
     }
     if (lane->dirty)
         TAILQ_REMOVE(&ls->dirty, lane, of_dirty);
@@ -501,28 +379,12 @@ void lane_connected(struct lane *lane)
     lane->beginning--;
 }
 
-static int port_of(curl_socket_t fd)
-{
-    union {
-        struct sockaddr any;
-        struct sockaddr_in v4;
-        struct sockaddr_in6 v6;
-        struct sockaddr_storage room;
-    } address;
-    socklen_t len = sizeof address;
-    if (getsockname(fd, &address.any, &len))
-        return -1;
-    return address.any.sa_family == AF_INET    ? ntohs(address.v4.sin_port)
-           : address.any.sa_family == AF_INET6 ? ntohs(address.v6.sin6_port)
-                                               : 0;
-}
-
 /* Of the sockets opened for the transfer the one with that port. */
 static struct watch *find_opened(const struct lane_user *user, int port)
 {
     for (unsigned i = 0; i < user->opened_count && i < LANE_OPENED; i++) {
-        struct watch *w = watch_of(user->lanes, user->opened[i]);
-        if (w && w->last == user->easy && !w->idle && !w->taken && port_of(w->fd) == port) {
+        struct watch *w = watch_of(user->lanes->watches, user->opened[i]);
+        if (w && w->last == user->easy && !w->idle && !w->taken && watch_local_port(w) == port) {
             w->port = port;
             return w;
         }
@@ -535,7 +397,7 @@ static struct watch *find_opened(const struct lane_user *user, int port)
 static struct watch *find_known(const struct lane *lane, int port)
 {
     struct watch *w, *found = NULL;
-    TAILQ_FOREACH (w, &lane->watched, of_lane) {
+    TAILQ_FOREACH (w, &lane->sockets.list, of_group) {
         if (w->port != port)
             continue;
         if (found)
@@ -559,9 +421,9 @@ bool lane_take(struct lane *lane, struct lane_user *user, int port)
         return true;
     if (!fresh && w->taken && w->last != user->easy)
         watch_leave(ls, w, w->last); /* it has ended in this very step */
-    if (!fresh && !w->spoilt && w->alone && has_more(w->fd))
-        spoil(w);
-    watch_set_lane(w, lane);
+    if (!fresh && !w->spoilt && w->alone && watch_has_more(w))
+        watch_spoil(w);
+    watch_join(w, &lane->sockets);
     w->idle = false;
     w->last = user->easy;
     w->taken = true;
@@ -572,22 +434,14 @@ bool lane_take(struct lane *lane, struct lane_user *user, int port)
 /* The socket that the transfer has taken, if it is still there. */
 static struct watch *taken_by(const struct lane_user *user)
 {
-    struct watch *w = watch_of(user->lanes, user->taken);
+    struct watch *w = watch_of(user->lanes->watches, user->taken);
     return w && w->taken && w->last == user->easy ? w : NULL;
 }
 
 uint64_t lane_received(const struct lane_user *user)
 {
-    /* The kernel's struct tcp_info, of which the C library knows only the beginning. */
-    struct {
-        char before[128];
-        uint64_t bytes_received;
-    } info;
-    socklen_t len = sizeof info;
     struct watch *w = taken_by(user);
-    if (!w || getsockopt(w->fd, IPPROTO_TCP, TCP_INFO, &info, &len) || len < sizeof info)
-        return 0;
-    return info.bytes_received;
+    return w ? watch_received(w) : 0;
 }
 
 void lane_leave_socket(struct lane_user *user)
@@ -684,17 +538,6 @@ void lanes_deinit(struct lanes *ls)
     for (size_t fd = 0; fd < ls->watches->cap; fd++) {
         struct watch *w = ls->watches->list[fd];
         if (w && w->lanes == ls)
-            watch_close(ls, w);
+            watch_close(ls->watches, w);
     }
-}
-
-void watches_init(struct watches *ws)
-{
-    memset(ws, 0, sizeof *ws);
-    TAILQ_INIT(&ws->busy);
-}
-
-void watches_deinit(struct watches *ws)
-{
-    free(ws->list);
 }

@@ -8,6 +8,8 @@
 #ifndef LANE_H
 #define LANE_H
 
+#include "watch.h"
+
 #include <curl/curl.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -23,7 +25,6 @@ enum {
 };
 
 struct lanes;
-struct watch;
 
 struct lane {
     struct lanes *lanes; /* borrowed, outlives the lane */
@@ -36,9 +37,8 @@ struct lane {
     bool dirty;         /* in lanes->dirty: libcurl wants to be called now */
     bool room;          /* in lanes->room */
     unsigned hosts;     /* that it has had */
-    unsigned sockets;   /* that are watched for it */
-    TAILQ_HEAD(, watch) watched; /* these; borrowed */
-    TAILQ_HEAD(, route) routes;  /* the origins'; borrowed */
+    struct watch_group sockets; /* that are watched for it */
+    TAILQ_HEAD(, route) routes; /* the origins'; borrowed */
     TAILQ_ENTRY(lane) link;
     TAILQ_ENTRY(lane) of_dirty;
     TAILQ_ENTRY(lane) of_room; /* or of lanes->spent */
@@ -83,16 +83,6 @@ struct lane_user {
     char denied[96]; /* "127.0.0.1 is loopback" */
 };
 
-TAILQ_HEAD(lanes_list, lanes);
-
-/* The sockets libcurl has open, by descriptor, and what is to be done; shared by all lanes of a
- * loop. */
-struct watches {
-    struct watch **list; /* owned array; each is freed in its close_cb */
-    size_t cap;
-    struct lanes_list busy; /* those with dirty or spent lanes; for their owner to take */
-};
-
 struct lanes {
     uv_loop_t *loop;                         /* borrowed until lanes_deinit */
     struct watches *watches;                 /* borrowed until lanes_deinit */
@@ -108,11 +98,6 @@ struct lanes {
     bool busy;              /* in watches->busy */
     TAILQ_ENTRY(lanes) of_busy;
 };
-
-void watches_init(struct watches *ws);
-
-/* Frees the array, when all lanes are closed. */
-void watches_deinit(struct watches *ws);
 
 void lanes_init(struct lanes *ls, uv_loop_t *loop, struct watches *watches, bool guard,
                 const struct lanes_callbacks *callbacks, void *ctx);

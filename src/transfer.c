@@ -315,9 +315,10 @@ static bool has_field(const char *text, size_t len, const char *name)
 static CURLcode set_headers(struct transfer *t, const char *text, size_t len)
 {
     enum upload_kind bodied = t->upload.kind;
-    if (t->nodes && t->for_body == bodied && t->headers.len == len &&
+    if (t->headers_set && t->for_body == bodied && t->headers.len == len &&
         (len == 0 || memcmp(t->headers.data, text, len) == 0))
         return CURLE_OK;
+    t->headers_set = false; /* until all of it has been done */
     bytes_clear(&t->headers);
     bytes_clear(&t->header_text);
     if (bytes_append(&t->headers, text, len) || bytes_append(&t->header_text, text, len))
@@ -361,7 +362,9 @@ static CURLcode set_headers(struct transfer *t, const char *text, size_t len)
         nodes[i].next = i + 1 < n ? &nodes[i + 1] : NULL;
     if (t->jar)
         SET(t->easy, CURLOPT_COOKIE, cookie && *cookie ? cookie : NULL);
-    return curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, n ? nodes : NULL);
+    SET(t->easy, CURLOPT_HTTPHEADER, n ? nodes : NULL);
+    t->headers_set = true;
+    return CURLE_OK;
 }
 
 static CURLcode set_method(struct transfer *t, const struct transfer_request *request)
@@ -647,6 +650,7 @@ int transfer_renew(struct transfer *t)
     t->upload.asks = false;
     free(t->nodes);
     t->nodes = NULL;
+    t->headers_set = false;
     t->plain_get = false;
     return set_constants(t) == CURLE_OK ? 0 : -ENOMEM;
 }

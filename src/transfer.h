@@ -50,6 +50,7 @@ struct transfer {
 
     /* the request */
     struct bytes headers;       /* as given, to see that nothing changed */
+    bool headers_set;           /* libcurl has them */
     enum upload_kind for_body;  /* what the nodes of our own are for */
     struct bytes header_text;   /* the same, cut into strings for the nodes */
     struct curl_slist *nodes;   /* owned array, pointing into header_text */

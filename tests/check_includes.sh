@@ -17,7 +17,7 @@ only() {
 only '(lua|lauxlib|lualib|luajit)\.h' runtime.c runtime.h host.c host.h json.c json.h \
     json_encode.c json_encode.h lua_file.c lua_file.h lua_crypto.c lua_crypto.h \
     lua_store.c lua_store.h main.c
-only 'curl/.*' memory.c transfer.c transfer.h outcome.c outcome.h upload.c upload.h lane.c lane.h profile.c profile.h \
+only 'curl/.*' memory.c transfer.c transfer.h outcome.c outcome.h upload.c upload.h lane.c lane.h watch.h profile.c profile.h \
     hop.c hop.h client.c client.h tls.c tls.h main.c
 only 'memory\.h' memory.c transfer.c client.c
 only 'openssl/.*' memory.c tls.c lua_crypto.c
@@ -35,5 +35,6 @@ only 'hop\.h' hop.c client.c
 only 'profile\.h' profile.c hop.h client.h
 only 'origin\.h' origin.c profile.h
 only 'lane\.h' lane.c origin.h profile.h
+only 'watch\.h' watch.c lane.h
 [ "$status" -eq 0 ] || echo "check_includes: these includes break the rules at the top of $0" >&2
 exit "$status"

@@ -230,7 +230,7 @@ local function compare(self, now)
   if check and check.level then return end_dip(self, now, mean) end
   if not self.baseline or mean + err < self.baseline then self.baseline = mean + err end
   local excess = mean - self.baseline - TOLERANCE
-  if self.doubt and not check then
+  if self.doubt and not check and self.level > self.min then
     self.doubt = self.doubt - 1
     if self.doubt == 0 then return dip(self, now, mean, 0) end
   end

@@ -33,6 +33,12 @@ local CONCURRENCY = {
 local function rates_of(given)
   if type(given) ~= "table" or given[1] == nil then given = { given } end
   local list, named = {}, {}
+  for key in pairs(given) do
+    if type(key) ~= "number" then
+      return nil, string.format('must be one rate or a list of rates: "%s" belongs into an '
+        .. 'element, as in { { limit = 2, per = "1s", name = "x" } }', tostring(key))
+    end
+  end
   for i, element in ipairs(given) do
     local one, message = options.rate(element)
     if not one then return nil, (given[2] and "element " .. i .. " " or "") .. message end

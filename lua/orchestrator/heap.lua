@@ -42,7 +42,8 @@ end
 
 function heap:push(element)
   local n = self.n + 1
-  self[n], element.index = element, n -- first what may fail for want of memory
+  self[n] = element -- what may fail for want of memory comes first, this before all
+  element.index = n
   self.n = n
   up(self, n, element)
 end

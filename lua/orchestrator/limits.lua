@@ -86,7 +86,7 @@ local function host_of(pool, name)
   if not h then
     if slots.known >= slots.most_known then sweep(slots, pool.sched:now()) end
     h = {
-      name = name, active = 0, most = slots.per_host, server = nil,
+      name = name, active = 0, most = slots.per_host, server = its_server,
       adaptive = slots.adaptive and slots.adaptive(name, pool.limiters) or nil,
       used_at = nil, timer = nil,
     }

@@ -313,10 +313,10 @@ def hidden(lab, queues):
     seed = int(os.environ.get("BENCH_SEED", random.SystemRandom().randrange(10**6)))
     chance = random.Random(f"{seed} {queues}")
     capacity, ms = chance.randint(8, 120), chance.randint(10, 40)
-    url, seconds = f"{lab.slow_url}/{ms}/{capacity}{queues}", max(2, 200 * ms / 1000 // lab.scale)
+    url, seconds = f"{lab.slow_url}/{ms}/{capacity}{queues}", max(2, ms / (5 * lab.scale))
     note(f"seed {seed}: {capacity} at once, {ms} ms each")
 
-    def fetch(concurrency):
+    def fetch(concurrency, seconds):
         argv = ours("hidden.lua", url=url, seconds=seconds, concurrency=concurrency)
         return lambda: lab.run(argv)
 
@@ -324,9 +324,9 @@ def hidden(lab, queues):
         return median(samples, lambda s: int(s.output.split()[which]))
 
     settings = sorted({max(1, round(capacity * part)) for part in (.5, .75, .9, 1, 1.1, 1.5, 2)})
-    fixed = lab.rounds_of({n: fetch(n) for n in settings}, 1)
+    fixed = lab.rounds_of({n: fetch(n, max(1, seconds / 4)) for n in settings}, 1)
     best = max(fixed, key=lambda n: answered(fixed[n]))
-    samples = lab.rounds_of({best: fetch(best), "auto": fetch("auto")}, min(3, lab.rounds))
+    samples = lab.rounds_of({n: fetch(n, seconds) for n in (best, "auto")}, min(3, lab.rounds))
     lines = []
     for name, taken in samples.items():
         count, refused = answered(taken), answered(taken, 1)

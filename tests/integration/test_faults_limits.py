@@ -193,14 +193,22 @@ class Reuse(Limits):
 
     def test_bytes_after_answers_without_a_body_never_become_an_answer(self):
         evil = answer('{"id":"evil"}')
-        late = []
+        begun, late = [], []
 
         def in_two_parts(head):
             def route(connection, _):
+                begun.append(head)
                 connection.send(head)
-                late.append(connection.wait(0.03) and connection.send(evil))
+                sent = connection.wait(0.03) and connection.send(evil)
+                with self.server.changed:
+                    late.append(sent)
+                    self.server.changed.notify_all()
 
             return route
+
+        def all_sent(_connection, _request):
+            self.server.until(lambda: len(late) == len(begun))
+            return answer("")
 
         heads = {
             "head": ("HEAD", HEAD + b"Content-Length: 13\r\n\r\n"),
@@ -214,16 +222,18 @@ class Reuse(Limits):
             self.server.routes[f"/{name}/1"] = lambda c, _, head=head: c.send(head + evil) and None
             self.server.routes[f"/{name}/2"] = in_two_parts(head)
         self.server.routes["/good"] = fields("Content-Length: 32", close=False)
+        self.server.routes["/sent"] = all_sent
         run = self.run_script(
             """
             local api = orc.client { base_url = P.base, retry = false,
               accept = { 200, 204, 304 } }
+            local other = orc.client { base_url = P.base, cookies = true } -- shares no connection
             for request in P.requests:gmatch "%S+" do
               local method, path = request:match "(%u+)(.*)"
               local res, err = api:fetch { url = path, method = method }
               if res then emit { res.body, res.framing } else emit { err.fault } end
               for _ = 1, 2 do
-                orc.sleep "40ms"
+                assert(other:fetch "/sent")
                 local good, why = api:fetch { url = "/good" }
                 emit { good and good:json().id or why.fault }
               end

@@ -248,6 +248,30 @@ describe("adaptive", function()
       assert.equal(8, (adaptive.new({ learned = 100, max = 8 }):limit(0, 0)))
     end)
 
+    it("keeps within its bounds whatever it hears (random)", function()
+      for seed = 1, 100 do
+        local random = fake_host.generator(seed)
+        local function up_to(n) return math.floor(random() * n) + 1 end
+        local least, most = up_to(4), 4 + up_to(200)
+        local limit = adaptive.new { min = least, max = most, initial = up_to(30),
+          learned = random() < 0.3 and up_to(300) or nil }
+        local now, in_flight, mood, slow = 1e6, 0, 1, 0.01
+        for _ = 1, 1000 do
+          now = now + random() ^ 8
+          if random() < 0.01 then mood, slow = random(), 10 ^ (4 * random() - 3) end
+          local n, due = limit:limit(now, in_flight)
+          if n % 1 ~= 0 or n < least or n > most or (due and due <= now) then
+            error(string.format("seed %d: %s, %s", seed, n, due), 0)
+          end
+          in_flight = random() < 0.8 and n or up_to(n)
+          local elapsed = random() < 0.95 and slow * (0.5 + random()) or random() < 0.5 and 0 or nil
+          local well = random() < mood
+          limit:report(now, { ok = well, overload = not well and random() < 0.5, elapsed = elapsed,
+            latency = random() < 0.1 and 0.001 or nil }, in_flight)
+        end
+      end
+    end)
+
     it("does not grow with what it has seen", function()
       local _, _, limit = call({ capacity = 20, jitter = 0.3 }, 1)
       local before = count(limit)

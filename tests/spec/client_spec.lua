@@ -77,6 +77,14 @@ describe("client", function()
       assert.same({ 0, 10 }, starts(w.client { rate_limit = "1/10s" }, many(1)))
     end)
 
+    it("is one rate or a list, not both at once", function()
+      for _, mixed in ipairs { { "2/s", name = "x" }, { limit = 2, per = "1s", "1000/s" } } do
+        local ok, err = pcall(function() fake_host.world().client { rate_limit = mixed } end)
+        assert.is_false(ok)
+        assert.matches("belongs into an element", tostring(err))
+      end
+    end)
+
     it("is shared by name, and by nothing else", function()
       local function clients(one, two)
         w = fake_host.world()
