@@ -347,7 +347,12 @@ void store_read(struct store *s, struct store_job *job)
             return;
         }
     }
-    (void)run_statements(&s->reader, job);
+    int moved = 0; /* what others see by this name is another file, or none */
+    (void)sqlite3_file_control(s->reader.db, "main", SQLITE_FCNTL_HAS_MOVED, &moved);
+    if (moved)
+        fail(job, SQLITE_CANTOPEN, "it was deleted or replaced while it was in use");
+    else
+        (void)run_statements(&s->reader, job);
 }
 
 struct store_job *store_job_create(size_t statements)

@@ -31,7 +31,7 @@ local function open(client, plan, sent)
   local pool = client.pool
   local s, answered
   s = stream.open(client.sched, plan, function()
-    pool:release(plan.origin, s and s.result, plan.retry, answered)
+    pool:release(plan.origin, s and s.result, plan.retry, answered, sent)
   end)
   s.explain = function(result) return failure(plan, result) end
   if (plan.head_timeout or 0) > 0 then
@@ -79,13 +79,18 @@ local function send(client, plan, auth)
     waited, granted = pool:acquire(plan.origin, plan.weight, plan.priority, plan.observer)
     if not waited then return cut_off(granted) end
   end
+  if plan.clock and plan.clock:is_over(plan.retry.deadline) then
+    pool:decline(plan.origin, plan.weight, granted)
+    return refused { kind = "timeout", fault = "timeout", final = true,
+      message = "retry.deadline passed while it waited for its turn" }
+  end
   if auth then auth:authorize(plan) end
   if plan.clock then plan.clock:start() end
   local sent = sched:now()
   if plan.stream or plan.pull then return open(client, plan, sent) end
   local ok, result = pcall(sched.perform, sched, plan)
   if ok then result.sent = sent end
-  pool:release(plan.origin, ok and result or nil, plan.retry)
+  pool:release(plan.origin, ok and result or nil, plan.retry, nil, sent)
   if not ok then error(result, 0) end -- the task was cancelled
   return result
 end

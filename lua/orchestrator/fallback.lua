@@ -49,11 +49,12 @@ end
 ---@return table|nil res, orc.Error|nil err the one given unless the function gives another
 function fallback.answer(fn, err, given, client)
   local task = client.sched:current()
-  local asked = task.falling or {}
-  if asked[client] then return nil, err end
-  task.falling, asked[client] = asked, true
+  local before, asked = task.falling, { [client] = true }
+  if before and before[client] then return nil, err end
+  for known in pairs(before or {}) do asked[known] = true end
+  task.falling = asked -- and of the tasks that it spawns (scheduler.lua)
   local ok, value, problem = xpcall(fn, scheduler.trace, err, given)
-  asked[client] = nil
+  task.falling = before
   if not ok then error(value, 0) end
   if value ~= nil then return made(value, err, given) end
   if problem == nil then return nil, err end

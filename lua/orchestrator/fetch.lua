@@ -178,6 +178,12 @@ function Clock:start()
   end
 end
 
+-- Whether another attempt would start too late.
+function Clock:is_over(deadline)
+  return deadline ~= nil and self.began == nil and self.first ~= nil
+    and self.sched:now() - self.first > deadline
+end
+
 -- An attempt has ended.
 function Clock:stop(took)
   self.began, self.elapsed = nil, self.elapsed + took

@@ -71,11 +71,12 @@ end
 
 --- An attempt has ended, or its answer has begun.
 ---@param outcome table|nil see Pool:answered
-function govern.report(pool, h, outcome, now)
+function govern.report(pool, h, outcome, now, sent)
   if outcome then h.used_at = now end
   if h.adaptive and outcome then learn(pool, h, outcome, now) end
   if pool.circuits then
-    pool.circuits:report(h.name, now, outcome, outcome and age_of(outcome, now))
+    local age = outcome and age_of(outcome, now) or sent and now - sent
+    pool.circuits:report(h.name, now, outcome, age)
   end
 end
 

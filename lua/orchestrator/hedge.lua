@@ -101,10 +101,11 @@ end
 --- The host said 429: more of the same is the last thing it needs.
 function Shared:overloaded(origin, now)
   if not self.calm[origin] then
-    if self.calm_count >= HOSTS then
+    if self.calm_count >= (self.calm_most or HOSTS) then
       for host, ends in pairs(self.calm) do
         if ends <= now then self.calm[host], self.calm_count = nil, self.calm_count - 1 end
       end
+      self.calm_most = math.max(HOSTS, 2 * self.calm_count)
     end
     self.calm_count = self.calm_count + 1
   end

@@ -96,6 +96,11 @@ local function merge(self, doc, dirty)
   for host, limit in pairs(self.lessons) do
     if doc.learned[host] ~= limit then doc.learned[host], dirty = limit, true end
   end
+  local count = 0
+  for host in pairs(doc.learned) do
+    count = count + 1
+    if count > 5 * HOSTS and self.lessons[host] == nil then doc.learned[host] = nil end
+  end
   self.learned_limits = doc.learned
   return dirty
 end

@@ -259,6 +259,7 @@ local function grant(self, now)
   tidy(self, h)
   if pools[2] and remove(pools, self) then table.insert(pools, self) end
   waiter.granted = now
+  note(self.slots, h) -- those who asked long ago may be all there are
   take(self, h, waiter.weight, now)
   tell(waiter, now)
   self.sched:wake(waiter.task, true)
@@ -468,14 +469,15 @@ end
 ---@param outcome table|nil {status: integer?, head: string?, fault: string?, elapsed: number?}; nil
 ---  when there is nothing to learn from it, as when it was cancelled
 ---@param policy table|nil {respect_retry_after, max_retry_after} of the request
-function Pool:answered(host, outcome, policy)
+function Pool:answered(host, outcome, policy, sent)
   local h = self.hosts[host]
   local one = h.server
   one.in_flight = one.in_flight - 1
   if h.adaptive or self.circuits then
     local now = self.sched:now()
-    govern.report(self, h, outcome, now)
+    govern.report(self, h, outcome, now, sent)
     if self.circuits and self.circuits.fails then turn_away(self, h, now) end
+    set_gates(self.slots, h) -- the slot may be kept for long
   end
   if not outcome then
     if one.quota then server.settle(one, self.sched:now()) end
@@ -496,12 +498,12 @@ end
 ---@param outcome table|nil see `answered`
 ---@param policy table|nil see `answered`
 ---@param answered boolean|nil `answered` was called
-function Pool:release(host, outcome, policy, answered)
+function Pool:release(host, outcome, policy, answered, sent)
   local slots = self.slots
   local h = slots.hosts[host]
   slots.active = slots.active - 1
   h.active = h.active - 1
-  if not answered then self:answered(host, outcome, policy) end
+  if not answered then self:answered(host, outcome, policy, sent) end
   if self.circuits or h.most < math.huge then set_gates(slots, h) end
   if slots.crowding[1] then uncrowd(slots) end
   pump(slots, self.sched)

@@ -28,6 +28,11 @@ function Contestant:start()
   end
 end
 
+function Contestant:is_over(deadline)
+  local clock = self.race.clock
+  return clock ~= nil and clock:is_over(deadline)
+end
+
 local function compete(self)
   local of = self.race
   self.res, self.err, self.elapsed = attempt.make(of.client, self.plan, of.number)

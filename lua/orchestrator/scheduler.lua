@@ -84,6 +84,7 @@ function Scheduler:spawn(fn, ...)
     streams = nil, -- the open ones it owns (stream.lua)
     joiners = nil, -- tasks in await(); false where one gave up
   }, Task)
+  task.falling = self.running and self.running.falling -- see fallback.lua
   self.live = self.live + 1
   enqueue(self, task)
   return task

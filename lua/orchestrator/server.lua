@@ -33,11 +33,12 @@ end
 
 -- Drops those that nobody uses and of which there is nothing to know.
 local function sweep(self)
-  local now = self.sched:now()
+  local now, many = self.sched:now(), self.count >= 10 * KEPT -- then it may say so twice
   for origin, one in pairs(self.by_origin) do
     local used = one.in_flight > 0 or one.waiting[1]
-    local limited = one.paused or one.quota and now < one.quota.ends
-    if not used and not limited and not one.said then
+    local limited = one.paused and now < one.paused
+      or one.quota and now < one.quota.ends and not (many and one.quota.guessed)
+    if not used and not limited and (many or not one.said) then
       self.by_origin[origin], one.dead = nil, true
       self.count = self.count - 1
     end

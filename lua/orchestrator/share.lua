@@ -113,7 +113,9 @@ end
 
 function Bucket:refund(taken, weight)
   if taken ~= self.last then return end -- see rate.lua
-  self.at, self.last = self.before, nil
+  -- What lies before the block was another one, and maybe others' since.
+  local first = self.blocks[1]
+  self.at, self.last = math.max(self.before, first and first.from or self.before), nil
   self.spent = self.spent - weight
 end
 

@@ -53,8 +53,6 @@ OTHERS = {
     "/chunks": CHUNKED + CHUNK + LAST + EVIL,
     "/split-chunks": in_two(CHUNKED + CHUNK + LAST + EVIL, len(CHUNKED)),
     "/many-chunks": in_two(CHUNKED + CHUNK + b"2\r\n  \r\n" * 40_000 + LAST + EVIL, -200),
-    # What comes of this one depends on how fast it is read.
-    "/at-once": sized(LARGE) + EVIL,
 }
 
 
@@ -76,9 +74,10 @@ class ExtraBytes(Case):
     def serve(self, tls):
         """Such a server, and its base."""
         routes = {**OVERRUN, **OTHERS, "/good": GOOD, "/poison": at_the_end(200_000)}
-        routes["/late"] = self.late
+        routes.update({"/late": self.late, "/at-once": self.at_once, "/sent": self.sent})
         server = self.enterContext(RawServer(routes, accepted=tls and speak_tls(self.context)))
         self.server, self.written = server, 0
+        self.begun, self.ended = 0, 0
         return f"https://localhost:{server.port}" if tls else server.base
 
     def run_script(self, base, source, *args):
@@ -93,12 +92,26 @@ class ExtraBytes(Case):
                 self.written += 1
                 self.write(f"late-{self.written}", "")
 
+    def at_once(self, connection, _):
+        """What comes of it depends on how fast it is read."""
+        with self.server.changed:
+            self.begun += 1
+        connection.send(sized(LARGE) + EVIL)
+        with self.server.changed:
+            self.ended += 1
+            self.server.changed.notify_all()
+
+    def sent(self, _connection, _request):
+        self.server.until(lambda: self.ended == self.begun)
+        return GOOD
+
     def check_next(self, tls):
         """What came of each route, and of the requests on its connection after it."""
         run = self.run_script(
             self.serve(tls),
             """
             local api = orc.client { base_url = P.base, retry = false, accept = { 200, 204 } }
+            local other = orc.client { base_url = P.base, cookies = true } -- shares no connection
             local function fetch(path, mode)
               local res, err = api:fetch { url = path, stream = mode == "stream" or nil,
                 save = mode == "save" and "saved" or nil }
@@ -118,6 +131,7 @@ class ExtraBytes(Case):
                 for round = 1, tonumber(P.rounds) do
                   local outcome = fetch(path, mode)
                   if path == "/at-once" then orc.sleep "50ms" elseif round % 2 == 0 then orc.sleep "5ms" end
+                  if path == "/at-once" then assert(other:fetch "/sent") end
                   for _, one in ipairs { outcome, good(), good() } do
                     outcomes[#outcomes + 1] = one
                   end
@@ -127,9 +141,9 @@ class ExtraBytes(Case):
             end
             """,
             f"rounds={self.ROUNDS}",
-            "paths=" + " ".join([*OVERRUN, *OTHERS]),
+            "paths=" + " ".join([*OVERRUN, *OTHERS, "/at-once"]),
         )
-        self.assertEqual(len(run.values), 3 * len([*OVERRUN, *OTHERS]))
+        self.assertEqual(len(run.values), 3 * len([*OVERRUN, *OTHERS, "/at-once"]))
         for path, mode, outcomes in run.values:
             with self.subTest(path, mode=mode, tls=tls):
                 self.assertEqual(outcomes[1::3] + outcomes[2::3], [1] * (2 * self.ROUNDS))
