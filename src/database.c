@@ -1,5 +1,7 @@
 #include "database.h"
 
+#include "sql_functions.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
@@ -187,7 +189,7 @@ static int integer(struct database *d, const char *sql, int *out)
     return rc == SQLITE_ROW ? SQLITE_OK : rc;
 }
 
-static int connect_to(struct database *d, const char *path, int flags, int busy_ms)
+static int connect_to(struct database *d, const char *path, int flags, int busy_ms, bool functions)
 {
     *d = (struct database){.path = strdup(path)};
     if (!d->path)
@@ -204,6 +206,8 @@ static int connect_to(struct database *d, const char *path, int flags, int busy_
         rc = sqlite3_db_config(d->db, SQLITE_DBCONFIG_ENABLE_FKEY, 1, NULL);
     if (rc == SQLITE_OK)
         rc = exec(d, "PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY");
+    if (rc == SQLITE_OK && functions)
+        rc = sql_functions_add(d->db);
     return rc;
 }
 
@@ -218,10 +222,10 @@ void database_close(struct database *d)
     *d = (struct database){0};
 }
 
-int database_open_reader(struct database *d, const char *path)
+int database_open_reader(struct database *d, const char *path, bool functions)
 {
     enum { PATIENCE_MS = 200 }; /* it is used where nobody may wait */
-    return connect_to(d, path, SQLITE_OPEN_READONLY, PATIENCE_MS);
+    return connect_to(d, path, SQLITE_OPEN_READONLY, PATIENCE_MS, functions);
 }
 
 /* Making and migrating ------------------------------------------------------------------------ */
@@ -295,8 +299,10 @@ static enum database_refusal create(struct opening *o)
         refusal = refuse_errno(o, -error);
         goto done;
     }
-    int rc = connect_to(&d, temp, SQLITE_OPEN_READWRITE, DATABASE_BUSY_MS);
+    int rc = connect_to(&d, temp, SQLITE_OPEN_READWRITE, DATABASE_BUSY_MS, o->options->functions);
     snprintf(sql, sizeof sql, "PRAGMA application_id=%d", (int)o->options->application_id);
+    if (rc == SQLITE_OK && o->options->shrinks) /* which has to be known for the first page */
+        rc = exec(&d, "PRAGMA auto_vacuum=INCREMENTAL");
     if (rc == SQLITE_OK)
         rc = exec(&d, "PRAGMA synchronous=FULL; BEGIN IMMEDIATE");
     if (rc == SQLITE_OK)
@@ -470,7 +476,7 @@ enum database_refusal database_open(struct database *d, const char *path,
         refusal = examine(&o);
     if (refusal == DATABASE_OPENED) {
         rc = connect_to(d, o.path, SQLITE_OPEN_READWRITE,
-                        options->busy_ms ? options->busy_ms : DATABASE_BUSY_MS);
+                        options->busy_ms ? options->busy_ms : DATABASE_BUSY_MS, options->functions);
         refusal = rc == SQLITE_OK ? set_up(&o, d) : refuse_sqlite(&o, d, rc);
         if (refusal != DATABASE_OPENED)
             database_close(d);

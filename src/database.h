@@ -26,9 +26,12 @@ struct database {
 };
 
 struct database_options {
-    bool durable; /* a commit has reached the disk; else power loss may undo the last, in order */
-    bool mine;    /* the program's own: mode 0600, and there are no empty ones */
-    int busy_ms;  /* how long a transaction waits for other processes; 0: DATABASE_BUSY_MS */
+    bool durable;   /* a commit has reached the disk; else power loss may undo the last, in order */
+    bool mine;      /* the program's own: mode 0600, and there are no empty ones */
+    int busy_ms;    /* how long a transaction waits for other processes; 0: DATABASE_BUSY_MS */
+    bool functions; /* SQL may call those of sql_functions.h */
+    bool snapshots; /* of store_read: see store_rest */
+    bool shrinks;   /* a new one can give pages back to the system (PRAGMA incremental_vacuum) */
     int32_t application_id;        /* PRAGMA application_id; 0 is any */
     const char *const *migrations; /* borrowed during the open: SQL, the i-th from version i on */
     size_t version;                /* how many they are: PRAGMA user_version */
@@ -57,7 +60,7 @@ enum database_refusal database_open(struct database *d, const char *path,
 
 /* A read-only connection to a database that is open, by its absolute path. Returns 0 or SQLite's
  * code; either way it is to be closed. */
-int database_open_reader(struct database *d, const char *path);
+int database_open_reader(struct database *d, const char *path, bool functions);
 
 void database_close(struct database *d);
 

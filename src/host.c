@@ -413,6 +413,7 @@ static int l_poll(lua_State *L)
     h->L = L;
     h->raised = false;
     bool busy = (h->client && client_work(h->client)) || has_next(h);
+    stores_rest(h->stores);
     loop_wait(h->loop, busy ? 0 : timeout);
     on_ended(h);
     h->L = NULL;

@@ -93,7 +93,7 @@ static int copy_text(lua_State *L, struct store_value *v, bool blob)
 }
 
 /* Copies the value on top of the stack, which has no complaint. Does not raise. */
-static int copy_value(lua_State *L, int blob_key, struct store_value *v)
+static int copy_value(lua_State *L, int blob_key, bool blob, struct store_value *v)
 {
     int rc = 0;
     switch (lua_type(L, -1)) {
@@ -110,7 +110,7 @@ static int copy_value(lua_State *L, int blob_key, struct store_value *v)
         }
         break;
     case LUA_TSTRING:
-        rc = copy_text(L, v, false);
+        rc = copy_text(L, v, blob);
         break;
     case LUA_TTABLE:
         lua_pushvalue(L, blob_key);
@@ -124,10 +124,13 @@ static int copy_value(lua_State *L, int blob_key, struct store_value *v)
     return rc;
 }
 
-/* Where the values of a statement are: a list, from its first one on, or a list of such lists. */
+/* Where the values of a statement are: in its own table, or in a list of lists, or one after the
+ * other in a list. */
 struct shape {
-    int rows; /* stack index of the list of lists; 0 without one */
+    int rows; /* stack index of the list; 0 without one */
+    bool flat;
     size_t width, times;
+    const char *blobs; /* borrowed from the statement; NULL: which are none is found out */
 };
 
 /* Pushes a value. */
@@ -135,6 +138,10 @@ static void push_value(lua_State *L, int statement, const struct shape *shape, s
 {
     if (!shape->rows) {
         lua_rawgeti(L, statement, (int)i + 2);
+        return;
+    }
+    if (shape->flat) {
+        lua_rawgeti(L, shape->rows, (int)i + 1);
         return;
     }
     lua_rawgeti(L, shape->rows, (int)(i / shape->width) + 1);
@@ -156,6 +163,33 @@ static size_t list_end(lua_State *L, int at)
     return end;
 }
 
+/* Looks the list on top of the stack over, which has a statement's rows. */
+static void check_rows(lua_State *L, int at, int number, struct shape *shape)
+{
+    shape->rows = lua_gettop(L);
+    lua_getfield(L, at, "blobs");
+    lua_getfield(L, at, "width");
+    double width = lua_tonumber(L, -1);
+    shape->width = width > 0 && width < WIDTH ? (size_t)width : 0;
+    shape->flat = lua_type(L, -2) == LUA_TSTRING;
+    shape->times = lua_objlen(L, shape->rows);
+    if (shape->times > 0 && shape->width == 0)
+        luaL_error(L, "store_run: statement %d has rows, and no proper width", number);
+    if (shape->flat) {
+        shape->blobs = lua_tostring(L, -2); /* the statement holds it */
+        if (lua_objlen(L, -2) != shape->width || (shape->times && shape->times % shape->width))
+            luaL_error(L, "store_run: statement %d has not the values of whole rows", number);
+        shape->times = shape->times ? shape->times / shape->width : 0;
+    }
+    lua_pop(L, 2);
+    for (size_t i = 0; i < shape->times && !shape->flat; i++) {
+        lua_rawgeti(L, shape->rows, (int)i + 1);
+        if (!lua_istable(L, -1))
+            luaL_error(L, "store_run: row %d of statement %d is no table", (int)i + 1, number);
+        lua_pop(L, 1);
+    }
+}
+
 /* Looks the statement on top of the stack over, and pushes the list of its rows if it has one.
  * Raises when it is none. */
 static struct shape check_statement(lua_State *L, int number, int blob_key)
@@ -167,27 +201,15 @@ static struct shape check_statement(lua_State *L, int number, int blob_key)
     lua_rawgeti(L, at, 1);
     if (lua_type(L, -1) != LUA_TSTRING)
         luaL_error(L, "store_run: statement %d does not begin with SQL", number);
-    lua_pop(L, 1);
+    lua_getfield(L, at, "also");
+    if (!lua_isnil(L, -1) && lua_type(L, -1) != LUA_TSTRING)
+        luaL_error(L, "store_run: what statement %d also runs is no SQL", number);
+    lua_pop(L, 2);
     lua_getfield(L, at, "rows");
-    if (lua_istable(L, -1)) {
-        shape.rows = at + 1;
-        shape.times = lua_objlen(L, -1);
-        lua_getfield(L, at, "width");
-        double width = lua_tonumber(L, -1);
-        shape.width = width > 0 && width < WIDTH ? (size_t)width : 0;
-        lua_pop(L, 1);
-        if (shape.times > 0 && shape.width == 0)
-            luaL_error(L, "store_run: statement %d has rows, and no proper width", number);
-        for (size_t i = 0; i < shape.times; i++) {
-            lua_rawgeti(L, shape.rows, (int)i + 1);
-            if (!lua_istable(L, -1))
-                luaL_error(L, "store_run: row %d of statement %d is no table", (int)i + 1, number);
-            lua_pop(L, 1);
-        }
-    } else {
-        size_t end = list_end(L, at);
-        shape.width = end > 1 ? end - 1 : 0;
-    }
+    if (lua_istable(L, -1))
+        check_rows(L, at, number, &shape);
+    else
+        shape.width = list_end(L, at) > 1 ? list_end(L, at) - 1 : 0;
     if (shape.width > WIDTH)
         luaL_error(L, "store_run: statement %d has more than %d values", number, WIDTH);
     for (size_t i = 0; i < shape.width * shape.times; i++) {
@@ -214,6 +236,7 @@ static struct store_job *make_job(lua_State *L, int list)
         shapes[i] = check_statement(L, (int)i + 1, blob_key);
         lua_settop(L, blob_key + 1);
     }
+    lua_pushliteral(L, "also");
     lua_pushliteral(L, "rows");
     int rows_key = lua_gettop(L);
 
@@ -225,7 +248,11 @@ static struct store_job *make_job(lua_State *L, int list)
         int at = lua_gettop(L);
         lua_rawgeti(L, at, 1);
         failed = store_statement_init(s, lua_tostring(L, -1), shapes[i].width, shapes[i].times);
-        lua_pop(L, 1);
+        lua_pushvalue(L, rows_key - 1);
+        lua_rawget(L, at);
+        if (!failed && lua_isstring(L, -1))
+            failed = store_statement_pair(s, lua_tostring(L, -1));
+        lua_pop(L, 2);
         if (shapes[i].rows) {
             lua_pushvalue(L, rows_key);
             lua_rawget(L, at);
@@ -233,7 +260,9 @@ static struct store_job *make_job(lua_State *L, int list)
         }
         for (size_t k = 0; k < shapes[i].width * shapes[i].times && !failed; k++) {
             push_value(L, at, &shapes[i], k);
-            failed = copy_value(L, blob_key, &s->params[k]) != 0;
+            const char *blobs = shapes[i].blobs;
+            bool blob = blobs && blobs[k % shapes[i].width] == 'b';
+            failed = copy_value(L, blob_key, blob, &s->params[k]) != 0;
             lua_pop(L, 1);
         }
         lua_settop(L, rows_key);
@@ -315,6 +344,13 @@ bool stores_ready(struct stores *stores)
     return false;
 }
 
+void stores_rest(struct stores *stores)
+{
+    for (int i = 0; i < stores->count; i++)
+        if (stores->list[i])
+            store_rest(stores->list[i]);
+}
+
 void stores_push(lua_State *L, struct stores *stores)
 {
     struct store *s = stores->list[stores->turn];
@@ -391,6 +427,9 @@ static int l_open(lua_State *L)
     struct database_options options = {
         .durable = option(L, "durable"),
         .mine = !option(L, "shared"),
+        .functions = option(L, "functions"),
+        .snapshots = option(L, "snapshots"),
+        .shrinks = option(L, "shrinks"),
     };
     lua_getfield(L, 2, "application_id");
     options.application_id = (int32_t)lua_tonumber(L, -1);

@@ -4,10 +4,12 @@
  *   store_directory(path) -> true | nil, message       makes a directory, with mode 0700
  *   store_open(path, options) -> id | nil, reason, message
  *       options = {durable, shared = not only ours (mode 0666, empty ones are fine),
- *       application_id, migrations = {sql, …}}         see database.h
- *       reason = "failed" "read_only" "not_a_database" "corrupt" "foreign" "newer" "busy"
+ *       functions, snapshots, shrinks, application_id, migrations = {sql, …}}         see
+ * database.h reason = "failed" "read_only" "not_a_database" "corrupt" "foreign" "newer" "busy"
  *   store_run(id, statements) -> number of the job, which is negative
  *       statements = {{sql, value, …} | {sql, rows = {{value, …}, …}, width = values in a row}, …}
+ *       or rows = {value, …}, all of them, with blobs = "b-…", a letter a column, b for blobs
+ *       with `also` = a second SQL each row is given to, whole; the first may take fewer values
  *       host.poll delivers {rows = {{…}, …}, changes} | {fault = "state", code, message}
  *   store_read(id, sql, value, …) -> rows | nil, code, message       at once, on the loop
  *   store_close(id)                                    waits for its jobs, whose results are
@@ -35,6 +37,9 @@ void stores_register(lua_State *L, struct stores *stores);
 
 /* Whether there is a result. */
 bool stores_ready(struct stores *stores);
+
+/* To be called before the loop waits: what is read from now on is what is there (store_rest). */
+void stores_rest(struct stores *stores);
 
 /* Pushes the number of a job that is done, and its result. May raise for want of memory; then the
  * result is still there. */

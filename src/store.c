@@ -10,7 +10,8 @@
 #include <string.h>
 
 enum {
-    GROUP = 512 /* jobs at most that are committed together, so that the first need not wait */
+    GROUP = 512, /* jobs at most that are committed together, so that the first need not wait */
+    READS = 64,  /* that see the same snapshot, so that the log need not grow for it */
 };
 
 TAILQ_HEAD(job_list, store_job);
@@ -22,6 +23,9 @@ struct store {
     struct database writer; /* the thread's, once that runs */
     struct database reader; /* the loop's; opened when it is first needed */
     char *path;             /* owned */
+    bool functions;         /* as in the options it was opened with */
+    bool snapshots;         /* likewise */
+    int reads;              /* left of the reader's transaction; 0 when it has none */
     pthread_t thread;
     pthread_mutex_t lock; /* over what follows */
     pthread_cond_t more;
@@ -126,32 +130,57 @@ static int take_row(struct store_job *job, sqlite3_stmt *stmt)
     return rc;
 }
 
+/* Runs one for one row. `first` says whether the next row it gives is the first of its statement.
+ */
+static int run_row(sqlite3_stmt *stmt, const struct store_value *row, size_t width,
+                   struct store_job *job, bool *first)
+{
+    sqlite3 *db = sqlite3_db_handle(stmt);
+    int64_t before = sqlite3_total_changes64(db);
+    int rc = bind_row(stmt, row, width);
+    while (rc == SQLITE_OK && (rc = sqlite3_step(stmt)) == SQLITE_ROW) {
+        rc = SQLITE_OK;
+        if (sqlite3_column_count(stmt) == 0) /* PRAGMA incremental_vacuum, a page a step */
+            continue;
+        if (*first) {
+            drop_cells(job);
+            job->width = (size_t)sqlite3_column_count(stmt);
+            *first = false;
+        }
+        rc = take_row(job, stmt);
+    }
+    if (rc == SQLITE_DONE)
+        rc = SQLITE_OK;
+    /* Statements that change no rows leave the count of the last one that did. */
+    if (rc == SQLITE_OK && sqlite3_total_changes64(db) != before)
+        job->changes += sqlite3_changes64(db);
+    (void)sqlite3_reset(stmt); /* it repeats the error of the step */
+    return rc;
+}
+
 static int run_statement(struct database *d, const struct store_statement *s, struct store_job *job)
 {
-    sqlite3_stmt *stmt;
+    sqlite3_stmt *stmt, *also = NULL;
+    size_t width = s->width;
+    bool first = true, also_first = true;
     int rc = database_prepare(d, s->sql, &stmt);
+    if (rc == SQLITE_OK && s->also) { /* which leaves the last one that was prepared as it is */
+        rc = database_prepare(d, s->also, &also);
+        size_t takes = rc == SQLITE_OK ? (size_t)sqlite3_bind_parameter_count(stmt) : 0;
+        if (takes < width)
+            width = takes;
+    }
     if (rc != SQLITE_OK)
         return rc;
-    bool first = true; /* no row was taken yet */
     for (size_t i = 0; i < s->times && rc == SQLITE_OK; i++) {
-        int64_t before = sqlite3_total_changes64(d->db);
-        rc = bind_row(stmt, s->params + i * s->width, s->width);
-        while (rc == SQLITE_OK && (rc = sqlite3_step(stmt)) == SQLITE_ROW) {
-            if (first) {
-                drop_cells(job);
-                job->width = (size_t)sqlite3_column_count(stmt);
-                first = false;
-            }
-            rc = take_row(job, stmt);
-        }
-        if (rc == SQLITE_DONE)
-            rc = SQLITE_OK;
-        /* Statements that change no rows leave the count of the last one that did. */
-        if (rc == SQLITE_OK && sqlite3_total_changes64(d->db) != before)
-            job->changes += sqlite3_changes64(d->db);
-        (void)sqlite3_reset(stmt); /* it repeats the error of the step */
+        const struct store_value *row = s->params + i * s->width;
+        rc = run_row(stmt, row, width, job, &first);
+        if (also && rc == SQLITE_OK)
+            rc = run_row(also, row, s->width, job, &also_first);
     }
     (void)sqlite3_clear_bindings(stmt);
+    if (also)
+        (void)sqlite3_clear_bindings(also);
     return rc;
 }
 
@@ -334,25 +363,45 @@ struct store_job *store_take(struct store *s)
     if (job)
         TAILQ_REMOVE(&s->done, job, link);
     pthread_mutex_unlock(&s->lock);
+    if (job)
+        store_rest(s); /* what it wrote is to be seen */
     return job;
+}
+
+/* Opens the reader, or begins its transaction. */
+static int begin_reading(struct store *s, struct store_job *job)
+{
+    int rc = s->reader.db ? SQLITE_OK : database_open_reader(&s->reader, s->path, s->functions);
+    if (rc != SQLITE_OK) {
+        fail(job, rc, database_message(&s->reader, rc));
+        database_close(&s->reader);
+        return rc;
+    }
+    int moved = 0; /* what others see by this name is another file, or none */
+    (void)sqlite3_file_control(s->reader.db, "main", SQLITE_FCNTL_HAS_MOVED, &moved);
+    if (moved) {
+        fail(job, SQLITE_CANTOPEN, "it was deleted or replaced while it was in use");
+        return SQLITE_CANTOPEN;
+    }
+    if (s->snapshots && database_run(&s->reader, "BEGIN") == SQLITE_OK)
+        s->reads = READS;
+    return SQLITE_OK;
 }
 
 void store_read(struct store *s, struct store_job *job)
 {
-    if (!s->reader.db) {
-        int rc = database_open_reader(&s->reader, s->path);
-        if (rc != SQLITE_OK) {
-            fail(job, rc, database_message(&s->reader, rc));
-            database_close(&s->reader);
-            return;
-        }
-    }
-    int moved = 0; /* what others see by this name is another file, or none */
-    (void)sqlite3_file_control(s->reader.db, "main", SQLITE_FCNTL_HAS_MOVED, &moved);
-    if (moved)
-        fail(job, SQLITE_CANTOPEN, "it was deleted or replaced while it was in use");
-    else
-        (void)run_statements(&s->reader, job);
+    if (s->reads == 0 && begin_reading(s, job) != SQLITE_OK)
+        return;
+    int rc = run_statements(&s->reader, job);
+    if (s->reads > 0 && (--s->reads == 0 || rc != SQLITE_OK))
+        store_rest(s);
+}
+
+void store_rest(struct store *s)
+{
+    if (s->reader.db && !sqlite3_get_autocommit(s->reader.db))
+        (void)database_run(&s->reader, "COMMIT"); /* nothing was written that could be lost */
+    s->reads = 0;
 }
 
 struct store_job *store_job_create(size_t statements)
@@ -379,6 +428,7 @@ void store_job_destroy(struct store_job *job)
             free(s->params[k].data);
         free(s->params);
         free(s->sql);
+        free(s->also);
     }
     free(job->statements);
     drop_cells(job);
@@ -392,6 +442,12 @@ int store_statement_init(struct store_statement *s, const char *sql, size_t widt
     if (count > 0)
         s->params = calloc(count, sizeof *s->params);
     return s->sql && (s->params || count == 0) ? 0 : -ENOMEM;
+}
+
+int store_statement_pair(struct store_statement *s, const char *also)
+{
+    s->also = strdup(also);
+    return s->also ? 0 : -ENOMEM;
 }
 
 int store_value_copy(struct store_value *v, enum store_type type, const char *data, size_t len)
@@ -431,6 +487,8 @@ int store_open(struct store **out, uv_loop_t *loop, const char *path,
     }
     s->on_done = on_done;
     s->ctx = ctx;
+    s->functions = options->functions;
+    s->snapshots = options->snapshots;
     TAILQ_INIT(&s->queued);
     TAILQ_INIT(&s->done);
     int rc = database_open(&s->writer, path, options, why, size);

@@ -28,9 +28,11 @@ struct store_value {
     size_t len;
 };
 
-/* One SQL statement, run once for each row of parameters: ?1, ?2, … are the columns. */
+/* One SQL statement, run once for each row of parameters: ?1, ?2, … are the columns. Or two: each
+ * row is given to both, the first of which may take fewer columns. */
 struct store_statement {
     char *sql;                  /* owned */
+    char *also;                 /* owned; the second one, or NULL */
     struct store_value *params; /* owned array of width * times; NULL without parameters */
     size_t width, times;
 };
@@ -74,6 +76,11 @@ struct store_job *store_take(struct store *s);
  */
 void store_read(struct store *s, struct store_job *job);
 
+/* To begin a read takes more time than to find a row. So with database_options' `snapshots` many
+ * reads see the same, which is at most what was committed when this was called the last time; it is
+ * done by itself after some reads, and for the jobs that are taken. */
+void store_rest(struct store *s);
+
 /* Returns when all that was submitted is done and the database closed. What was not taken back is
  * dropped. */
 void store_close(struct store *s);
@@ -85,6 +92,9 @@ void store_job_destroy(struct store_job *job);
 /* Sets the SQL of a statement, with room for its parameters, which are NULL. Returns 0 or -ENOMEM.
  */
 int store_statement_init(struct store_statement *s, const char *sql, size_t width, size_t times);
+
+/* Gives it a second one. Returns 0 or -ENOMEM. */
+int store_statement_pair(struct store_statement *s, const char *also);
 
 /* Makes a value a copy of some text (STORE_TEXT) or bytes (STORE_BLOB). Returns 0 or -ENOMEM. */
 int store_value_copy(struct store_value *v, enum store_type type, const char *data, size_t len);

@@ -20,9 +20,10 @@ only '(lua|lauxlib|lualib|luajit)\.h' runtime.c runtime.h host.c host.h json.c j
 only 'curl/.*' memory.c transfer.c transfer.h outcome.c outcome.h upload.c upload.h lane.c lane.h watch.h profile.c profile.h \
     hop.c hop.h client.c client.h tls.c tls.h main.c
 only 'memory\.h' memory.c transfer.c client.c
-only 'openssl/.*' memory.c tls.c lua_crypto.c
+only 'openssl/.*' memory.c tls.c lua_crypto.c sql_functions.c
 only 'sqlite3\.h' database.h
-only 'database\.h' database.c store.c lua_store.c
+only 'database\.h' database.c sql_functions.h store.c lua_store.c
+only 'sql_functions\.h' sql_functions.c database.c
 only 'store\.h' store.c lua_store.c
 only 'lua_store\.h' lua_store.c host.c
 only 'lua_crypto\.h' lua_crypto.c runtime.c

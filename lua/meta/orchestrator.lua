@@ -95,6 +95,21 @@
 ---@field json? any
 ---@field body? string
 
+---@alias orc.CacheMode "default"|"no-store"|"reload"|"no-cache"|"force-cache"|"only-if-cached"
+
+---How responses are stored and used again (RFC 9111).
+---@class orc.RequestCacheOptions
+---@field ttl? orc.Duration everything is fresh for so long, but for no-store and `Vary: *`
+---@field stale_if_error? orc.Duration how long what is stale may answer instead of an error
+---@field stale_while_revalidate? orc.Duration how long it may answer while it is asked for
+---@field mode? orc.CacheMode the fetch standard's (default "default")
+---@field key? fun(request: { url: string, method: string, headers: table }): string instead of the URL
+---@field vary? string[] request headers that every answer depends on
+
+---@class orc.CacheOptions: orc.RequestCacheOptions
+---@field max_size? orc.Size of what is stored, compressed (default "1GB")
+---@field memory? orc.Size of what is also kept in memory (default none)
+
 ---@alias orc.ResponseAction "accept"|"retry"|"fail"|"ignore"
 
 ---@alias orc.Fallback fun(err: orc.Error, request: orc.Request|orc.Text): orc.FallbackAnswer|orc.Response|nil, orc.Error|string|nil
@@ -111,7 +126,7 @@
 ---@field max_body? orc.Size of the decoded body (default "64MB"; none with `save` and `stream`)
 ---@field max_headers? orc.Size of the response's header fields (default and most 300000)
 ---@field follow? integer redirects at most (default 10)
----@field cache? false there is no cache yet
+---@field cache? boolean|orc.RequestCacheOptions true: by RFC 9111 (default false)
 
 ---@class orc.Request: orc.CommonOptions
 ---@field url? orc.Text absolute, or below the client's base_url
@@ -161,9 +176,10 @@
 ---@field url string of the last hop
 ---@field headers table<string, string> by lower-case name
 ---@field body? string decoded; nil when it was saved or is streamed
----@field attempts integer without hedges
+---@field attempts integer without hedges; 0 when the cache had it
 ---@field hops orc.Hop[] the redirects on the way
----@field from_cache boolean
+---@field from_cache? "fresh"|"revalidated"|"stale" how the cache had it; nil: it did not
+---@field age? number seconds since its server made it, when the cache had it
 ---@field ignored? true a response action said "ignore"
 ---@field hedged? true a hedge was faster
 ---@field fallback? true the script's fallback gave it
@@ -302,6 +318,7 @@ function Response:close() end
 ---@field no_proxy? string hosts reached directly: "localhost, .example.com, 10.0.0.0/8"
 
 ---@class orc.ClientOptions: orc.CommonOptions
+---@field cache? boolean|orc.CacheOptions true: by RFC 9111 (default false)
 ---@field base_url? string put before relative URLs; `auth` and headers stay at its scheme and host
 ---@field auth? orc.Auth|orc.Auth[] of several the one with the most left is taken
 ---@field concurrency? integer|"auto"|orc.ConcurrencyOptions a number or "auto" means `total`
@@ -415,6 +432,7 @@ function Channel:close() end
 ---@field ordered? boolean the output has the order of the source (default false)
 ---@field on_error? orc.OnError|fun(err: orc.Error, item: any): orc.OnError (default "dead_letter")
 ---@field thresholds? table<orc.Metric, string|string[]> such as { http_req_failed = "rate<0.05" }
+---@field provenance? boolean each record tells where it came from, in `_meta` (default false)
 
 ---@alias orc.Metric
 ---| "http_reqs" # requests that ended: count, rate (per second)

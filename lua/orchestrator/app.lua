@@ -240,12 +240,70 @@ end
 
 -- Writes down what is left of limits that outlive the program.
 local function close_state(env)
+  if env.cache_store then
+    env.sched:run(env.cache_store.finish, env.cache_store)
+    env.cache_store:close()
+  end
   if not env.state then return end
   function env.broken(err)
     env.voice.log:warn(tostring(err))
   end
   env.sched:run(ledger.close, env)
   env.state:close()
+end
+
+local function new_env(host, opts)
+  return {
+    sched = scheduler.new(host), host = host, voice = make_voice(host, opts), version = VERSION,
+    params = opts.params, concurrency = opts.concurrency, limiters = {},
+    state_dir = opts.state_dir,
+    state = nil, -- opened when it is needed
+    cache_mode = opts.cache, -- of every client, instead of its own
+    pipelines = nil, -- how many the script made
+    interrupted = nil, -- the number of a signal
+    stopped = nil, -- the error that ends it, whatever tasks do
+  }
+end
+
+-- Runs the task that everything is done in: `work` gives the exit status.
+local function run_main(env, work)
+  local sched = env.sched
+  return sched:run(function()
+    local main = sched:current()
+    local function stop(reason)
+      main:cancel(reason)
+      if env.cache then env.cache.background:cancel(reason) end
+    end
+    sched.on_signal = function(signum)
+      env.interrupted = signum
+      stop "interrupted"
+    end
+    function env.broken(err)
+      env.stopped = env.stopped or err
+      stop(err)
+    end
+    env.code = work()
+    -- Nobody waits for what a failed run has begun.
+    if env.code ~= 0 and env.cache then env.cache.background:cancel "the run failed" end
+  end)
+end
+
+local function exit_status(env, root)
+  if env.interrupted then return 128 + env.interrupted end
+  if env.stopped then
+    say(env.stopped.message)
+    return FAILED
+  end
+  if env.code then return env.code end
+  show_error(root.err)
+  return FAILED
+end
+
+local function run_verb(host, opts)
+  opts.log_level, opts.log_format, opts.quiet = "info", "text", true
+  local env = new_env(host, opts)
+  env.say = say
+  return exit_status(env, run_main(env, function() return cli.verb(opts.verb).run(env, opts) end))
 end
 
 ---@param host table see src/host.h
@@ -257,51 +315,27 @@ function app.main(host, args)
     to_stderr("orchestrator: " .. problem .. "\n")
     return COULD_NOT_START
   end
-  local sched = scheduler.new(host)
-  local env = {
-    sched = sched, host = host, voice = make_voice(host, opts), version = VERSION,
-    params = opts.params, concurrency = opts.concurrency, limiters = {},
-    state_dir = opts.state_dir,
-    state = nil, -- opened when it is needed
-    proxies = proxy.environment(os.getenv, host.idn), -- before the script can change it
-    pipelines = nil, -- how many the script made
-    name = opts.script:match "([^/]+)$":gsub("%.lua$", ""), -- what a pipeline is called by default
-    interrupted = nil, -- the number of a signal
-    stopped = nil, -- the error that ends it, whatever tasks do
-  }
+  if opts.verb then return run_verb(host, opts) end
+  local env = new_env(host, opts)
+  env.proxies = proxy.environment(os.getenv, host.idn) -- before the script can change it
+  -- What a pipeline is called by default.
+  env.name = opts.script:match "([^/]+)$":gsub("%.lua$", "")
   function env.client_of(given)
     return client.is(given) and given or client.new(env, given)
   end
   package.loaded["orchestrator"] = api.new(env)
 
   local chunk
-  chunk, problem = loader.load(sched, opts.script, { arg = { [-1] = args.exe, [0] = opts.script } })
+  chunk, problem = loader.load(env.sched, opts.script,
+    { arg = { [-1] = args.exe, [0] = opts.script } })
   if not chunk then
     say(problem)
     return COULD_NOT_START
   end
   warn_of_unread(env.voice, opts.script, opts.params)
-  local root = sched:run(function()
-    local main = sched:current()
-    sched.on_signal = function(signum)
-      env.interrupted = signum
-      main:cancel "interrupted"
-    end
-    function env.broken(err)
-      env.stopped = env.stopped or err
-      main:cancel(err)
-    end
-    env.code = run_script(env, opts, chunk)
-  end)
+  local root = run_main(env, function() return run_script(env, opts, chunk) end)
   close_state(env)
-  if env.interrupted then return 128 + env.interrupted end
-  if env.stopped then
-    say(env.stopped.message)
-    return FAILED
-  end
-  if env.code then return env.code end
-  show_error(root.err)
-  return FAILED
+  return exit_status(env, root)
 end
 
 return app

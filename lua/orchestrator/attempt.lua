@@ -19,7 +19,9 @@ local function refused(err)
   }
 end
 
-local function failure(plan, result)
+--- What a result is that is no response.
+---@return orc.Error
+function attempt.failure(plan, result)
   return errors.new(result.error or faults.get(result.fault).kind, result.message, {
     url = plan.url, method = plan.method, status = result.status, fault = result.fault,
     final = result.final, temporary = result.fault == "dns_no_answer" or nil,
@@ -33,7 +35,7 @@ local function open(client, plan, sent)
   s = stream.open(client.sched, plan, function()
     pool:release(plan.origin, s and s.result, plan.retry, answered, sent)
   end)
-  s.explain = function(result) return failure(plan, result) end
+  s.explain = function(result) return attempt.failure(plan, result) end
   if (plan.head_timeout or 0) > 0 then
     s:hurry(sent + plan.head_timeout, errors.new("timeout",
       string.format("no answer within %gs", plan.head_timeout),
@@ -137,22 +139,25 @@ end
 ---@param client table
 ---@param plan table from request.plan
 ---@param number integer which attempt of the request it is
----@return table|nil res
+---@param only_stored boolean|nil nothing is sent: neither res nor err when something would have to
+---@return table|nil res `unsent` when all of it was stored
 ---@return table|nil err
 ---@return number elapsed seconds that the hops took
-function attempt.make(client, plan, number)
-  local elapsed, hops = 0, nil
+function attempt.make(client, plan, number, only_stored)
+  local elapsed, hops, sent = 0, nil, false
   while true do
     local result
-    if client.cache then
-      result = client.cache:hop(client, plan, authorized_hop)
+    if plan.cache then
+      result = client.cache:hop(client, plan, authorized_hop, only_stored)
+      if not result then return nil, nil, 0 end
     else
       result = authorized_hop(client, plan)
     end
+    sent = sent or not result.unsent
     elapsed = elapsed + result.elapsed
     if result.fault or result.error then
-      local err = failure(plan, result)
-      err.unsent = result.unsent and elapsed == 0 or nil
+      local err = attempt.failure(plan, result)
+      err.unsent = not sent or nil
       return nil, err, elapsed
     end
     local status = result.status
@@ -163,7 +168,7 @@ function attempt.make(client, plan, number)
     end
     local following, refusal
     if status >= 300 and status <= 399 and plan.follow > 0 then
-      local location, torn = headers.only(result.head, "location")
+      local location, torn = headers.only(response.head(result), "location")
       following, refusal = redirect.next(plan, status, location, client.idn, torn)
     end
     if result.stream and (refusal or following) then result.stream:close() end
@@ -171,11 +176,12 @@ function attempt.make(client, plan, number)
     if not following then
       local res = response.of(result, plan.url, number)
       if hops then res.hops = hops end
+      if sent then res.unsent = nil end
       if not res.body and not res.stream then res.saved = plan.save end
       res.elapsed = elapsed
       return res, nil, elapsed
     end
-    if client.cache then client.cache:settle(result, true) end
+    if plan.cache then client.cache:settle(client, result, true) end
     hops = hops or {}
     hops[#hops + 1] = { url = plan.url, status = status }
     if #hops > plan.follow then
@@ -187,6 +193,7 @@ function attempt.make(client, plan, number)
     following, problem = request.follow(plan, following, result.elapsed)
     if not following then return nil, problem, elapsed end
     plan = following
+    if plan.cache then plan.passed = hops end
   end
 end
 

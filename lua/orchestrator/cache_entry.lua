@@ -7,6 +7,8 @@ local secret = require "orchestrator.secret"
 
 local cache_entry = {}
 
+local MOST_KNOWN = 1000 -- names of fields, and values of requests, that are remembered
+
 ---@class orc.CacheEntry
 ---@field url string
 ---@field status integer
@@ -26,8 +28,16 @@ local UNSTORED = {
   ["proxy-authentication-info"] = true, ["proxy-authorization"] = true,
 }
 
--- What a request says to identify itself is compared, but not stored.
-local CREDENTIALS = { authorization = true, cookie = true, ["proxy-authorization"] = true }
+local lowered, names_known = {}, 0 -- of field names, which are the same again and again
+
+local function lower(name)
+  local text = lowered[name]
+  if text then return text end
+  if names_known == MOST_KNOWN then lowered, names_known = {}, 0 end
+  text = name:lower()
+  lowered[name], names_known = text, names_known + 1
+  return text
+end
 
 local views = setmetatable({}, { __mode = "k" }) -- entry → what is read out of its fields
 
@@ -36,7 +46,7 @@ local function view_of(entry)
   if view then return view end
   local values = {}
   for _, field in ipairs(entry.fields) do
-    local name = field[1]:lower()
+    local name = lower(field[1])
     values[name] = values[name] and values[name] .. ", " .. field[2] or field[2]
   end
   view = { values = values, directives = fields.directives(values["cache-control"]) }
@@ -68,15 +78,33 @@ function cache_entry.sent(request, name)
   return field and secret.reveal(field.value)
 end
 
--- What a request sends, as it is compared and stored.
+local known, count = {}, 0 -- name → value → as it is compared
+
+--- What a request sends, as it is compared and stored.
+---@param request table {fields: orc.HeaderMap}
+---@param name string in lower case
+---@return string|nil
 local function selecting(request, name)
   local field = request.fields[name]
   if not field then return nil end
-  if CREDENTIALS[name] or secret.is(field.value) then
-    return "sha256:" .. crypto.hex(assert(crypto.hash("sha256", secret.reveal(field.value))))
+  local value = field.value
+  if name == "cookie" or fields.is_credential(name) or secret.is(value) then
+    return "sha256:" .. crypto.hex(assert(crypto.hash("sha256", secret.reveal(value))))
   end
-  return fields.selecting(name, field.value)
+  local values = known[name]
+  local text = values and values[value]
+  if text then return text end
+  if count == MOST_KNOWN then known, count, values = {}, 0, nil end
+  if not values then
+    values = {}
+    known[name] = values
+  end
+  text = fields.selecting(name, value)
+  values[value], count = text, count + 1
+  return text
 end
+
+cache_entry.selecting = selecting
 
 --- The fields that are stored (RFC 9111 section 3.1).
 ---@param given string[][]
@@ -84,14 +112,14 @@ end
 function cache_entry.storable_fields(given)
   local unstored
   for _, field in ipairs(given) do
-    if field[1]:lower() == "connection" then
+    if lower(field[1]) == "connection" then
       unstored = unstored or {}
       for name in pairs(fields.names(field[2]) or {}) do unstored[name] = true end
     end
   end
   local kept = {}
   for _, field in ipairs(given) do
-    local name = field[1]:lower()
+    local name = lower(field[1])
     if not UNSTORED[name] and not (unstored and unstored[name]) then kept[#kept + 1] = field end
   end
   return kept
@@ -99,7 +127,7 @@ end
 
 local function has(list, name)
   for _, field in ipairs(list) do
-    if field[1]:lower() == name then return true end
+    if lower(field[1]) == name then return true end
   end
   return false
 end
@@ -113,15 +141,55 @@ function cache_entry.add_date(list, wall)
   end
 end
 
---- Names of the request's fields that the response depends on.
+-- Whether its server says that everybody may have it (RFC 9111 section 3.5, for cookies).
+local function is_for_all(entry)
+  local told = cache_entry.directives(entry)
+  if told.private ~= nil or told["no-cache"] ~= nil then return false end
+  return told["max-age"] ~= nil or told["s-maxage"] ~= nil or told.public ~= nil
+    or cache_entry.get(entry, "expires") ~= nil
+end
+
+--- Names of the request's fields that the response depends on. What is not for everybody is for
+--- whose cookie was sent, whether the server says so or not.
 ---@param entry orc.CacheEntry
 ---@param more string[]|nil others, in lower case
 ---@return string[]|"*"
 local function depends_on(entry, more)
-  local names = fields.vary(cache_entry.get(entry, "vary"))
-  if names == "*" or not more then return names end
+  local view = view_of(entry)
+  local own = view.names
+  if not own then
+    own = fields.vary(view.values.vary)
+    if own ~= "*" and not is_for_all(entry) then own[#own + 1] = "cookie" end
+    view.names = own
+  end
+  if own == "*" or not more then return own end
+  local names = {}
+  for _, name in ipairs(own) do names[#names + 1] = name end
   for _, name in ipairs(more) do names[#names + 1] = name end
   return names
+end
+
+--- Whether it depends on what cookies are sent.
+---@param entry orc.CacheEntry
+---@return boolean
+function cache_entry.is_personal(entry)
+  local names = depends_on(entry)
+  for _, name in ipairs(names ~= "*" and names or {}) do
+    if name == "cookie" then return true end
+  end
+  return false
+end
+
+-- The part that a 206 holds: what is here counts, not what was promised. A whole message that is
+-- shorter than its Content-Range, which says to run to the end, does: then the size was wrong.
+local function range_of(answer, entry)
+  local first, last, size = fields.content_range(cache_entry.get(entry, "content-range"))
+  if not first then return nil end
+  local here = math.min(last, first + entry.size - 1)
+  local is_whole = cache_entry.get(entry, "content-length") == tostring(entry.size)
+    or has(answer.fields, "transfer-encoding")
+  if here < last and last + 1 == size and is_whole then size = here + 1 end
+  return { first = first, last = here, size = size }
 end
 
 ---@param answer { request: table, url: string?, status: integer, fields: string[][], size: integer,
@@ -145,11 +213,7 @@ function cache_entry.new(answer, vary)
     for _, name in ipairs(names) do entry.vary[name] = selecting(request, name) end
   end
   if entry.status == 206 then
-    local first, last, size = fields.content_range(cache_entry.get(entry, "content-range"))
-    if first then
-      -- What is here counts, not what was promised.
-      entry.range = { first = first, last = math.min(last, first + entry.size - 1), size = size }
-    end
+    entry.range = range_of(answer, entry)
     entry.asked = cache_entry.sent(request, "range")
   end
   return entry
@@ -165,6 +229,59 @@ function cache_entry.matches(entry, request, vary)
   if names == "*" then return false end
   for _, name in ipairs(names) do
     if entry.vary[name] ~= selecting(request, name) then return false end
+  end
+  return true
+end
+
+--- What a request sends of what the stored responses of its key depend on, as a text: those that
+--- have the same there would get the same.
+---@param entries orc.CacheEntry[]
+---@param request table
+---@param vary string[]|nil as for `new`
+---@return string
+function cache_entry.variant(entries, request, vary)
+  if not entries[1] and not vary then return "" end
+  local text, seen = "", {}
+  local function add(name)
+    if seen[name] then return end
+    seen[name] = true
+    text = text .. "\n" .. name .. ": " .. (selecting(request, name) or "")
+  end
+  for _, name in ipairs(vary or {}) do add(name) end
+  for _, entry in ipairs(entries) do
+    local names = depends_on(entry)
+    for _, name in ipairs(names ~= "*" and names or {}) do add(name) end
+  end
+  return text
+end
+
+-- Whether it is in the one language that a request likes best, and was asked for in that among
+-- others.
+local function speaks(entry, request)
+  local best = fields.favourite(cache_entry.sent(request, "accept-language"))
+  local language = cache_entry.get(entry, "content-language")
+  if not best or not language or language:lower() ~= best then return false end
+  for element in fields.elements(entry.vary["accept-language"]) do
+    if element:match "^[^;]+" == best then return true end
+  end
+  return false
+end
+
+--- Whether it is what a request would get though it asks for other languages: those it would like
+--- less. (RFC 9111 section 4.1 has preferences choose among responses that match; the public suite
+--- has an optimal cache go this step further.)
+---@param entry orc.CacheEntry
+---@param request table
+---@param vary string[]|nil as for `new`
+---@return boolean
+function cache_entry.suits(entry, request, vary)
+  local names = depends_on(entry, vary)
+  if names == "*" then return false end
+  for _, name in ipairs(names) do
+    if entry.vary[name] ~= selecting(request, name)
+      and not (name == "accept-language" and speaks(entry, request)) then
+      return false
+    end
   end
   return true
 end
@@ -205,7 +322,7 @@ function cache_entry.head(entry, age)
   local omitted = age and fields.names(cache_entry.directives(entry)["no-cache"])
   local lines = { "HTTP/1.1 " .. entry.status .. " \r\n" }
   for _, field in ipairs(entry.fields) do
-    local name = field[1]:lower()
+    local name = lower(field[1])
     if not (age and name == "age") and not (omitted and omitted[name]) then
       lines[#lines + 1] = field[1] .. ": " .. field[2] .. "\r\n"
     end

@@ -8,6 +8,7 @@ local fields = {}
 
 local TOKEN = "^[!#$%%&'*+.^_`|~%w-]+"
 local MOST = 2 ^ 31 -- seconds: RFC 9111 section 1.2.2
+local LARGEST = 2 ^ 53 -- bytes; beyond that they cannot be told apart
 
 -- Where the element of a list that begins at `from` ends: before the next comma outside of quotes.
 local function element_end(text, from)
@@ -50,6 +51,7 @@ end
 ---@return table<string, string|true>
 function fields.directives(text)
   local found = {}
+  if not text then return found end
   for element in fields.elements(text) do
     local name = element:match(TOKEN)
     if name then
@@ -105,6 +107,10 @@ local function proper(word)
   return word:sub(1, 1):upper() .. word:sub(2):lower()
 end
 
+local dates, date_count = {}, 0 -- text → unix time: many have the same
+local MOST_DATES = 1000
+local LONG = #"Sun, 06 Nov 1994 08:49:37 GMT"
+
 --- A date in any of the three forms of RFC 9110 section 5.6.7, in any case. A zone that is not GMT
 --- makes it none (RFC 9111 section 4.2).
 ---@param text string|nil
@@ -112,13 +118,22 @@ end
 ---@return number|nil
 function fields.date(text, wall)
   if not text then return nil end
-  return date.http(text, wall) or date.http((text:gsub("%a+", proper)), wall)
+  local time = dates[text]
+  if time then return time end
+  time = date.http(text, wall) or date.http((text:gsub("%a+", proper)), wall)
+  -- All but the old form with two digits for the year (section 5.6.7) are the same for ever.
+  if time and #text == LONG then
+    if date_count == MOST_DATES then dates, date_count = {}, 0 end
+    dates[text], date_count = time, date_count + 1
+  end
+  return time
 end
 
 --- The names that Vary lists, in lower case and sorted; "*" when it lists that.
 ---@param text string|nil
 ---@return string[]|"*"
 function fields.vary(text)
+  if not text then return {} end
   local names, seen = {}, {}
   for name in fields.elements(text) do
     name = name:lower()
@@ -135,12 +150,35 @@ local PREFERENCES = {
   ["accept-charset"] = true, ["accept-encoding"] = true, ["accept-language"] = true,
 }
 
-local function preference(text)
+local function weighed(text)
   text = text:gsub("[ \t]+", ""):lower()
   local word, weight = text:match "^(.-);q=([%d.]+)$"
   weight = tonumber(weight)
-  if not weight then return text end
+  if not weight then return text, 1 end
+  return word, weight
+end
+
+local function preference(text)
+  local word, weight = weighed(text)
   return weight == 1 and word or string.format("%s;q=%g", word, weight)
+end
+
+--- Which of the words that a request lists it likes best, in lower case; nil when there is no such
+--- one.
+---@param text string|nil
+---@return string|nil
+function fields.favourite(text)
+  local best, most = nil, 0
+  for element in fields.elements(text) do
+    local word, weight = weighed(element)
+    if weight > 1 then return nil end -- RFC 9110 section 12.4.2
+    if weight > most then
+      best, most = word, weight
+    elseif weight == most then
+      best = nil
+    end
+  end
+  return best
 end
 
 --- A request's field as it is compared when Vary names it: those alike mean the same (RFC 9111
@@ -156,6 +194,24 @@ function fields.selecting(name, value)
   end
   if is_preference then table.sort(elements) end
   return table.concat(elements, ",")
+end
+
+local MOST_JUDGED = 1000 -- names that are remembered
+local judged, judged_count = {}, 0 -- name → whether it is one
+local WORDS = { "auth", "token", "secret", "passw", "session", "credential", "apikey" }
+
+--- Whether a request's field says who asks, by its name: APIs have many for it, and hardly one says
+--- `Vary`.
+---@param name string in lower case
+---@return boolean
+function fields.is_credential(name)
+  local known = judged[name]
+  if known ~= nil then return known end
+  if judged_count == MOST_JUDGED then judged, judged_count = {}, 0 end
+  known = name ~= "idempotency-key" and name:find "%f[%w]key%f[%W]" ~= nil
+  for _, word in ipairs(WORDS) do known = known or name:find(word, 1, true) ~= nil end
+  judged[name], judged_count = known, judged_count + 1
+  return known
 end
 
 --- Whether an entity tag is a strong one (RFC 9110 section 8.8.3).
@@ -227,10 +283,10 @@ end
 function fields.content_range(text)
   local first, last, size = (text or ""):match "^[Bb][Yy][Tt][Ee][Ss] +(%d+)%-(%d+)/([%d*]+)$"
   first, last = tonumber(first), tonumber(last)
-  if not first or last < first then return nil end
+  if not first or last < first or last >= LARGEST then return nil end
   if size == "*" then return first, last end
   size = tonumber(size)
-  if not size or size <= last then return nil end
+  if not size or size <= last or size >= LARGEST then return nil end
   return first, last, size
 end
 

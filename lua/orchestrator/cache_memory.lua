@@ -26,6 +26,7 @@ end
 
 --- Stores a response, and drops those it replaces.
 ---@param replaced orc.CacheEntry[]
+---@return boolean whether there is a place for it
 function Memory:put(entry, body, replaced)
   local kept, gone = { entry }, {}
   for _, other in ipairs(replaced) do gone[other] = true end
@@ -36,6 +37,7 @@ function Memory:put(entry, body, replaced)
   self.urls[entry.url] = self.urls[entry.url] or {}
   self.urls[entry.url][entry.key] = true
   self.bodies[entry] = body
+  return true
 end
 
 -- The list of a key with `new` instead of `old`, or nothing instead of it.

@@ -59,27 +59,41 @@ local function stands_for_get(request, entry)
   if told["max-age"] == nil and not cache_entry.get(entry, "expires") then return false end
   local location = cache_entry.get(entry, "content-location")
   local target = location and cache_refresh.target(request, location)
-  return target ~= nil and target.text == entry.url
+  return target ~= nil and target.text == request.url
+end
+
+-- What of its fields forbids to store it (sections 4.1, 5.2.2.3 and 5.2.2.5).
+local function forbidden(entry)
+  local told = cache_entry.directives(entry)
+  if told["must-understand"] ~= nil then
+    if not UNDERSTOOD[entry.status] then return "must-understand" end
+  elseif told["no-store"] ~= nil then
+    return "no-store"
+  end
+  return fields.vary(cache_entry.get(entry, "vary")) == "*" and "vary" or nil
+end
+
+--- Whether what a 304, or a HEAD, has made of a stored response may stay stored.
+---@param entry orc.CacheEntry
+---@return boolean
+function cache_policy.may_stay(entry)
+  return forbidden(entry) == nil
 end
 
 --- Whether a response may be stored (RFC 9111 section 3), by a cache of one user.
 ---@param request table {method, url, u, fields}
 ---@param entry orc.CacheEntry
----@param opts table|nil and `accepted`: false when the response is an error to who asked
+---@param opts table|nil
+---@param accepted boolean|nil false when the response is an error to who asked
 ---@return boolean
 ---@return string|nil why not
-function cache_policy.storable(request, entry, opts)
+function cache_policy.storable(request, entry, opts, accepted)
   opts = opts or {}
   local status, told = entry.status, cache_entry.directives(entry)
   if opts.mode == "no-store" or asked_of(request)["no-store"] then return false, "request" end
   if status < 200 or status == 304 then return false, "status" end
-  local understood = UNDERSTOOD[status]
-  if told["must-understand"] ~= nil then
-    if not understood then return false, "must-understand" end
-  elseif told["no-store"] ~= nil then
-    return false, "no-store"
-  end
-  if fields.vary(cache_entry.get(entry, "vary")) == "*" then return false, "vary" end
+  local why = forbidden(entry)
+  if why then return false, why end
   if request.method == "POST" then
     if status ~= 200 or not stands_for_get(request, entry) then return false, "method" end
   elseif request.method ~= "GET" then
@@ -88,7 +102,7 @@ function cache_policy.storable(request, entry, opts)
   if status == 206 and not cache_ranges.storable(entry) then return false, "range" end
   local explicit = is_explicit(entry)
   if status == 429 or status >= 500 then
-    if not explicit or opts.accepted == false then return false, "error" end
+    if not explicit or accepted == false then return false, "error" end
     return true
   end
   if BY_DEFAULT[status] or explicit or told.private ~= nil then return true end
@@ -214,10 +228,10 @@ local function usable(entry, asked, now, opts)
 end
 
 -- Those a request could have got, the newest first (RFC 9111 section 4.1).
-local function matching(request, entries, opts)
+local function matching(request, entries, opts, matches)
   local found = {}
   for _, entry in ipairs(entries) do
-    if cache_entry.matches(entry, request, opts.vary) then found[#found + 1] = entry end
+    if matches(entry, request, opts.vary) then found[#found + 1] = entry end
   end
   table.sort(found, function(a, b)
     local a_date, b_date = cache_entry.date(a), cache_entry.date(b)
@@ -238,6 +252,13 @@ local function choose(request, found)
       if part then return entry, part end
     end
   end
+end
+
+-- What answers though nothing matches: only while it is fresh, as it is not the server's answer to
+-- this request that would be asked about.
+local function alternative(request, entries, asked, now, opts)
+  local entry, part = choose(request, matching(request, entries, opts, cache_entry.suits))
+  if entry and usable(entry, asked, now, opts) == "fresh" then return entry, part end
 end
 
 -- The headers by which the fetch standard tells caches on the way of its modes.
@@ -280,11 +301,12 @@ function cache_policy.decide(request, entries, now, opts)
   if not is_read or mode == "no-store" or mode == "reload" or asked["no-store"] ~= nil
     or request.fields["if-match"] or request.fields["if-unmodified-since"]
     or request.fields["if-range"] then
-    if mode == "only-if-cached" then return { fail = "only-if-cached" } end
+    if offline then return { fail = "only-if-cached" } end
     return { fetch = true, headers = headers }
   end
-  local found = matching(request, entries, opts)
+  local found = matching(request, entries, opts, cache_entry.matches)
   local entry, part = choose(request, found)
+  if not entry then entry, part = alternative(request, entries, asked, now, opts) end
   if not entry then
     if offline then return { fail = "only-if-cached" } end
     local rest, of = cache_ranges.rest(request, found)

@@ -90,6 +90,13 @@ function cache_ranges.are_alike(a, b)
   return tag ~= nil and tag == validator(b)
 end
 
+-- Whether it has another size than its server said (see cache_entry.new): it is not known what it
+-- is a part of.
+local function is_doubtful(entry)
+  local _, _, told = fields.content_range(cache_entry.get(entry, "content-range"))
+  return told ~= entry.range.size
+end
+
 --- What to ask for when all is wanted and the beginning is stored: headers, and the entry they
 --- complete (RFC 9111 section 3.3). If-Range sees to it that something else comes as a whole.
 ---@param request table
@@ -99,7 +106,7 @@ function cache_ranges.rest(request, found)
   if request.method ~= "GET" or request.fields.range then return nil end
   for _, entry in ipairs(found) do
     local range, tag = entry.range, validator(entry)
-    if range and range.first == 0 and tag then
+    if range and range.first == 0 and tag and not is_doubtful(entry) then
       return {
         Range = string.format("bytes=%d-", range.last + 1), ["If-Range"] = tag,
         ["Accept-Encoding"] = "identity",
@@ -119,7 +126,9 @@ end
 function cache_ranges.combined(old, old_body, new, new_body)
   local a, b = old.range, new.range
   if not a or not b or not cache_ranges.are_alike(old, new) then return nil end
-  if a.size and b.size and a.size ~= b.size then return nil end
+  if a.size and b.size and a.size ~= b.size or is_doubtful(old) or is_doubtful(new) then
+    return nil
+  end
   if b.first > a.last + 1 or a.first > b.last + 1 then return nil end
   local first, last = math.min(a.first, b.first), math.max(a.last, b.last)
   local body = old_body:sub(1, math.max(0, b.first - a.first)) .. new_body

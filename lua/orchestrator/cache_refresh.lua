@@ -68,8 +68,17 @@ local function value_of(answer, name)
   end
 end
 
+-- Whether the request had a condition of its own, about something else than the entry for all that
+-- is known.
+local function asks_of_another(request, tag)
+  local asked = request.fields["if-none-match"]
+  if asked then return asked.value ~= tag end
+  return request.fields["if-modified-since"] ~= nil
+end
+
 --- What a 304 makes of the entry whose validators were sent; nil when the 304 names another
---- validator, so that the entry may answer but not be updated (RFC 9111 section 4.3.4).
+--- validator, or none and they were not ours, so that the entry may answer but not be updated (RFC
+--- 9111 section 4.3.4).
 ---@param entry orc.CacheEntry
 ---@param answer orc.CacheAnswer
 ---@param vary string[]|nil
@@ -85,6 +94,7 @@ function cache_refresh.confirmed(entry, answer, vary)
     local changed, before = value_of(answer, "last-modified"),
       cache_entry.get(entry, "last-modified")
     if changed and before and changed ~= before then return nil end
+    if not changed and asks_of_another(answer.request, stored) then return nil end
   end
   return cache_refresh.renewed(entry, answer, vary)
 end

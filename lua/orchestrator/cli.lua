@@ -1,8 +1,17 @@
--- The command line.
+-- The command line: a script to run, or a verb.
 
 local argparse = require "argparse"
+local cache_options = require "orchestrator.cache_options"
 
 local cli = {}
+
+-- What else the program does. A verb's module has `define(parser, common)`, which adds its commands
+-- and options (`common` adds those that all verbs have, also to a command), and `run(env, opts)`, a
+-- task that gives the exit status. Only the one that is used is loaded.
+local VERBS = {
+  { name = "cache", module = "orchestrator.cache_command",
+    summary = "Shows, checks and clears what is cached." },
+}
 
 local EXIT_CODES = [[
 exit status:
@@ -13,6 +22,8 @@ exit status:
   130  stopped by SIGINT (once: stops and sums up; twice: at once)
   143  stopped by SIGTERM]]
 
+local STATE_DIR = ".orchestrator"
+
 local function whole(option)
   return function(text)
     local n = text:find "^%d+$" and tonumber(text)
@@ -21,29 +32,75 @@ local function whole(option)
   end
 end
 
-local function parser(version)
+local function list_of_verbs()
+  local lines = { "other commands, each has its own -h:" }
+  for _, verb in ipairs(VERBS) do
+    lines[#lines + 1] = string.format("  orchestrator %-15s %s", verb.name, verb.summary)
+  end
+  return table.concat(lines, "\n")
+end
+
+-- The parser of a run, and the names of the options that take a word.
+local function run_parser(version)
   local p = argparse("orchestrator", "Runs a pipeline: a Lua script that says what to fetch, "
-    .. "how hard to try, how fast to go, what to keep and where to put it.", EXIT_CODES)
+    .. "how hard to try, how fast to go, what to keep and where to put it.",
+    list_of_verbs() .. "\n\n" .. EXIT_CODES)
+  local with_word = {}
+  local function option(name, ...)
+    with_word[name] = true
+    return p:option(name, ...)
+  end
   p:usage "Usage: orchestrator [run] SCRIPT [key=value …] [options]"
   p:help_max_width(90):help_description_margin(30)
   p:argument("script", "The Lua script to run ('run SCRIPT' is the same).")
   p:argument("params", "key=value: what the script sees as orc.params.key."):args "*"
-  p:option("-j", "At most N requests in flight, for every client.")
+  option("-j", "At most N requests in flight, for every client.")
     :argname "N":target "concurrency":convert(whole "-j")
-  p:option("--sample", "Stop after N records a pipeline, and write them to stdout instead of the "
+  option("--sample", "Stop after N records a pipeline, and write them to stdout instead of the "
     .. "sinks."):argname "N":convert(whole "--sample")
-  p:option("--summary", "Write the run's summary to FILE as JSON."):argname "FILE"
-  p:option("--state-dir", "Where limits with a name are kept between runs.", ".orchestrator")
-    :argname "DIR"
-  p:option("--log-level", "The least important messages to show.", "info")
+  option("--summary", "Write the run's summary to FILE as JSON."):argname "FILE"
+  option("--cache", "How what is cached is used, whatever the script says: "
+    .. table.concat(cache_options.MODES, ", ") .. "."):argname "MODE"
+    :choices(cache_options.MODES)
+  option("--state-dir", "Where limits with a name and what is cached are kept between runs.",
+    STATE_DIR):argname "DIR"
+  option("--log-level", "The least important messages to show.", "info")
     :choices { "debug", "info", "warn", "error" }
-  p:option("--log-format", "How messages look.", "text"):choices { "text", "json" }
+  option("--log-format", "How messages look.", "text"):choices { "text", "json" }
   p:flag("-q --quiet", "No progress and no summary on stderr.")
   p:flag("--version", "Show the version."):action(function()
     io.stdout:write("orchestrator ", version, "\n")
     os.exit(0)
   end)
-  return p
+  return p, with_word
+end
+
+-- The verb that a command line begins with, besides options, and where it stands; nil when it runs
+-- a script.
+local function verb_of(args, with_word)
+  local i = 1
+  while args[i] and args[i]:find "^%-" and args[i] ~= "--" do
+    i = i + (with_word[args[i]] and 2 or 1)
+  end
+  for _, verb in ipairs(VERBS) do
+    if args[i] == verb.name then return verb, i end
+  end
+end
+
+-- A verb's parser, and the table in which options that stand before or after its command end up;
+-- argparse would forget what was said before.
+local function verb_parser(verb)
+  local given = { verb = verb.name, state_dir = STATE_DIR }
+  local function common(p)
+    p:option("--state-dir", "The state directory. (default: " .. STATE_DIR .. ")"):argname "DIR"
+      :action(function(_, _, directory) given.state_dir = directory end)
+    p:flag("--json", "As JSON, for machines."):action(function() given.json = true end)
+  end
+  local p = argparse("orchestrator " .. verb.name, verb.summary)
+  p:help_max_width(90):help_description_margin(30)
+  common(p)
+  require(verb.module).define(p, common)
+  return p, given
 end
 
 local function params_of(list)
@@ -61,26 +118,51 @@ local function params_of(list)
   return params
 end
 
---- Parses a command line; `-h` and `--version` print and exit.
----@param args string[]
----@return table|nil opts {script, params, concurrency, sample, summary, state_dir,
---- log_level, log_format, quiet}
----@return string? problem
-function cli.parse(args, version)
-  local p = parser(version)
-  local function refuse(problem) return nil, problem .. "\n\n" .. p:get_usage() end
-  local list = {}
-  for i = 1, #args do list[i] = args[i] end
+local function refused(p, problem)
+  return nil, problem .. "\n\n" .. p:get_usage()
+end
+
+local function parse_run(p, list)
   local ok, opts = p:pparse(list)
-  if not ok then return refuse(opts) end
+  if not ok then return refused(p, opts) end
   if opts.script == "run" then
     opts.script = table.remove(opts.params, 1)
-    if not opts.script then return refuse "missing argument 'script'" end
+    if not opts.script then return refused(p, "missing argument 'script'") end
   end
   local params, problem = params_of(opts.params)
-  if not params then return refuse(problem) end
+  if not params then return refused(p, problem) end
   opts.params = params
   return opts
+end
+
+--- Parses a command line; `-h` and `--version` print and exit.
+---@param args string[]
+---@return table|nil opts {script, params, concurrency, sample, summary, cache, state_dir,
+--- log_level, log_format, quiet}; or {verb, state_dir, json} and what the verb's module adds
+---@return string? problem
+function cli.parse(args, version)
+  local list = {}
+  for i = 1, #args do list[i] = args[i] end
+  local p, with_word = run_parser(version)
+  local verb, at = verb_of(list, with_word)
+  if not verb then return parse_run(p, list) end
+  table.remove(list, at)
+  local given
+  p, given = verb_parser(verb)
+  local ok, opts = p:pparse(list)
+  if not ok then return refused(p, opts) end
+  for name, value in pairs(given) do opts[name] = value end
+  return opts
+end
+
+--- What does it, see VERBS.
+---@param name string
+---@return table
+function cli.verb(name)
+  for _, verb in ipairs(VERBS) do
+    if verb.name == name then return require(verb.module) end
+  end
+  error("no such verb: " .. name)
 end
 
 return cli

@@ -2,6 +2,8 @@
 -- retry budget.
 
 local auth = require "orchestrator.auth"
+local cache = require "orchestrator.cache"
+local cache_key = require "orchestrator.cache_key"
 local circuit = require "orchestrator.circuit"
 local fetch = require "orchestrator.fetch"
 local govern = require "orchestrator.govern"
@@ -158,15 +160,20 @@ function client.new(env, given)
   if warning then warn(warning) end
   local allowed = opts.allow_hosts
     and hosts.allow(opts.allow_hosts, "client.allow_hosts", env.host.idn)
+  local credentials = opts.auth
   local dynamic = authenticator(env, opts, network, allowed, warn)
-  local defaults = request.defaults(opts, env.version, env.host.idn)
+  local defaults = request.defaults(opts, env.version, env.host.idn, env.cache_mode)
+  local kept = defaults.__index.cache
   local limiters = {}
   for i, one in ipairs(opts.rate_limit or {}) do limiters[i] = limiter_of(env, one) end
   return setmetatable({
+    env = env,
     sched = env.sched,
     host = env.host,
     idn = env.host.idn,
     defaults = defaults,
+    cache = kept and cache.of(env, "client", kept) or nil, -- or when a request wants it
+    identity = cache_key.identity(env, dynamic and credentials, network),
     allowed = allowed,
     network = network,
     auth = dynamic,
@@ -185,6 +192,13 @@ function client.new(env, given)
       heeds = opts.server_limits and not (dynamic and dynamic.rotates),
     }),
   }, Client)
+end
+
+--- The program's cache, for a request that wants it.
+---@return orc.Cache
+function Client:use_cache()
+  self.cache = self.cache or cache.of(self.env, "request")
+  return self.cache
 end
 
 ---@return boolean

@@ -30,6 +30,8 @@ faults.list = {
     text = "the host is not in `allow_hosts`" },
   { id = "blocked_address", kind = "blocked", retried = false,
     text = "`deny_private`, and the address to connect to is private, or a proxy's to choose" },
+  { id = "not_cached", kind = "http", retried = false,
+    text = "status 504: it is not stored, and only the cache may answer (`only-if-cached`)" },
   { id = "circuit_open", kind = "circuit_open", retried = false,
     text = "too many attempts at the host failed, and the breaker says `on_open = \"fail\"`" },
   -- reaching the server

@@ -2,6 +2,8 @@
 
 local attempt = require "orchestrator.attempt"
 local body = require "orchestrator.body"
+local cache_flights = require "orchestrator.cache_flights"
+local cache_result = require "orchestrator.cache_result"
 local errors = require "orchestrator.errors"
 local fallback = require "orchestrator.fallback"
 local headers = require "orchestrator.headers"
@@ -13,25 +15,11 @@ local retry = require "orchestrator.retry"
 local saved = require "orchestrator.saved"
 local scheduler = require "orchestrator.scheduler"
 local tasks = require "orchestrator.tasks"
+local verdict = require "orchestrator.verdict"
 
 local fetch = {}
 
 local EXCERPT = 64e3 -- bytes of a streamed body that is not accepted
-
-local ACTIONS = { accept = true, retry = true, fail = true, ignore = true }
-
--- What to make of a response: "accept", "ignore", "fail", "retry" (asked for), or nil when the
--- status alone decides whether to try again.
-local function verdict(plan, res)
-  local accepted = plan.accept(res)
-  local action = plan.response_action and plan.response_action(res)
-  if action == nil then return accepted and "accept" or nil end
-  if not ACTIONS[action] then
-    error(string.format('response_action must return "accept", "retry", "fail", "ignore" or nil, '
-      .. "got %s", tostring(action)), 0)
-  end
-  return action
-end
 
 local function http_error(plan, res, action)
   local message
@@ -64,7 +52,7 @@ local function observe_request(plan, number, res, err, elapsed)
   if not observer then return end
   observer:request {
     url = plan.url, origin = plan.origin,
-    ok = err == nil, from_cache = false, attempts = number, elapsed = elapsed,
+    ok = err == nil, from_cache = res and res.from_cache, attempts = number, elapsed = elapsed,
     kind = err and err.kind, status = res and res.status,
   }
 end
@@ -115,6 +103,51 @@ local function judge_failure(client, plan, number, res, err, action)
   return wait, err
 end
 
+-- Judges what nobody was asked for: it was stored. What is no answer is got anew, if it may be.
+local function judge_stored(plan, number, res, err, action)
+  if res then
+    res.attempts = number
+    action = action or verdict.of(plan, res)
+    if verdict.is_good(action) then
+      if action == "ignore" then res.ignored = true end
+      err = saved.deliver(plan, res)
+    elseif action ~= "fail" and plan.cache.mode ~= "only-if-cached"
+      and retry.may_pass(plan.retry, { asked = action == "retry", status = res.status }) then
+      return nil, nil, true
+    else
+      err = http_error(plan, res, action)
+    end
+  end
+  if not err then return res end
+  err.attempts = number
+  return nil, err
+end
+
+-- What is stored, instead of an error, if it may be and is an answer.
+local function rescue(client, plan, number, problem)
+  local stale, url, hops = client.cache:rescue(client, plan, problem)
+  if not stale then return nil end
+  local res = response.of(stale, url, number)
+  if hops then res.hops = hops end
+  local action = verdict.of(plan, res)
+  if not verdict.is_good(action) or saved.deliver(plan, res) then return nil end
+  if action == "ignore" then res.ignored = true end
+  return res
+end
+
+local function make_attempt(client, plan, number, hedged)
+  if hedged then return race.make(client, plan, number, verdict.of) end
+  local res, err, took = attempt.make(client, plan, number)
+  return res, err, took, res and verdict.of(plan, res)
+end
+
+-- An answer came: stores it, and puts it where it belongs.
+local function accepted(plan, res, action)
+  if action == "ignore" then res.ignored = true end
+  if res.stream then res.stream:accepted() end
+  if plan.place then return saved.keep(plan, res) end
+end
+
 -- Attempts until one is judged final.
 local function run(client, plan)
   local sched, clock, on_retry = client.sched, plan.clock, plan.retry.on_retry
@@ -123,44 +156,47 @@ local function run(client, plan)
   if hedged then hedge.shared(client).budget:request(sched:now()) end
   local number, elapsed = 0, 0
   while true do
-    number = number + 1
-    local res, err, took, action
-    if hedged then
-      res, err, took, action = race.make(client, plan, number, verdict)
-    else
-      res, err, took = attempt.make(client, plan, number)
-      action = res and verdict(plan, res)
-    end
+    local res, err, took, action = make_attempt(client, plan, number + 1, hedged)
+    local wait, stale, again
     elapsed = elapsed + took
-    if client.hedges and res and res.status == 429 then
-      client.hedges:overloaded(plan.origin, sched:now())
-    end
-    local wait
-    if client.cache and res and action ~= "retry" and action ~= "fail" then
-      client.cache:settle(res, action ~= nil)
-    end
-    if res and (action == "accept" or action == "ignore") then
-      if action == "ignore" then res.ignored = true end
-      if res.stream then res.stream:accepted() end
-      if plan.place then err = saved.keep(plan, res) end
+    if res and res.unsent then
+      res, err, again = judge_stored(plan, number, res, err, action)
+      plan.reload = again
     else
-      wait, err = judge_failure(client, plan, number, res, err, action)
+      number = number + 1
+      if client.hedges and res and res.status == 429 then
+        client.hedges:overloaded(plan.origin, sched:now())
+      end
+      -- That a script accepts errors does not mean that it wants them.
+      if plan.cache and action == "accept" then stale = rescue(client, plan, number, res) end
+      if stale then
+        plan.root.failed = http_error(plan, res)
+      elseif verdict.is_good(action) then
+        if plan.cache then client.cache:settle(client, res, true) end
+        err = accepted(plan, res, action)
+      else
+        wait, err = judge_failure(client, plan, number, res, err, action)
+        if plan.cache and res and not action and not wait then
+          client.cache:settle(client, res, false)
+        end
+      end
+      if clock then clock:stop(took) end
+      observe_attempt(plan, number, res, err, took, wait ~= nil)
     end
-    if clock then clock:stop(took) end
-    observe_attempt(plan, number, res, err, took, wait ~= nil)
-    if not wait then
+    if not wait and not again then
+      if err and plan.cache then stale = rescue(client, plan, number, err) end
+      if err and stale then plan.root.failed, err = err, nil end
+      res = stale or res
       observe_request(plan, number, res, err, elapsed)
       if not err then return res end
       err.attempts = number
-      local stale = client.cache and client.cache:rescue(client, plan, err)
-      if stale then return response.of(stale, plan.url, number) end
       return nil, err
     end
-    if on_retry then
+    if wait and on_retry then
       on_retry { url = plan.url, method = plan.method, attempt = number, wait = wait, error = err,
         status = res and res.status }
     end
-    sched:sleep(wait)
+    if wait then sched:sleep(wait) end
   end
 end
 
@@ -172,10 +208,14 @@ Clock.__index = Clock
 function Clock:start()
   if self.began then return end
   self.began, self.attempts = self.sched:now(), self.attempts + 1
-  if self.attempts == 1 then
-    self.first = self.began
-    if self.arm then self.arm(self.total) end
-  end
+  self:wait()
+end
+
+-- It waits for what another request brings. That counts, unlike waiting for its turn.
+function Clock:wait()
+  if self.first then return end
+  self.first = self.sched:now()
+  if self.arm then self.arm(self.total) end
 end
 
 -- Whether another attempt would start too late.
@@ -222,11 +262,18 @@ local function run_limited(client, plan)
     clock:stop(took)
     observe_attempt(plan, clock.attempts, nil, err, took, false)
   end
+  local stale = plan.cache
+    and rescue(client, plan, clock.attempts, { kind = err.kind, url = plan.root.url })
+  if stale then
+    plan.root.failed = err
+    observe_request(plan, clock.attempts, stale, nil, clock.elapsed)
+    return stale
+  end
   observe_request(plan, clock.attempts, nil, err, clock.elapsed)
   return nil, err
 end
 
-local function carry_out(client, plan)
+local function attempts(client, plan)
   local limited = (plan.total or 0) > 0
   if limited or plan.retry.deadline then
     plan.clock = setmetatable({
@@ -236,6 +283,40 @@ local function carry_out(client, plan)
   if not limited then return run(client, plan) end
   local res, err = run_limited(client, plan)
   if res and res.stream then res.stream:own(client.sched:current()) end
+  return res, err
+end
+
+-- From the store, or by attempts.
+local function carry_out(client, plan)
+  local res, err, again
+  if not plan.cache then
+    if plan.cache_mode ~= "only-if-cached" then return attempts(client, plan) end
+    err = attempt.failure(plan, cache_result.not_cached())
+    err.attempts = 0
+    observe_request(plan, 0, nil, err, 0)
+    return nil, err
+  end
+  local kept = client:use_cache()
+  res, err = attempt.make(client, plan, 0, true)
+  if res or err then
+    res, err, again = judge_stored(plan, 0, res, err)
+    if not again then
+      observe_request(plan, 0, res, err, 0)
+      kept:rest()
+      return res, err
+    end
+    plan.reload = true
+  end
+  local ok
+  local task = client.sched:current()
+  local outer = task.request
+  plan.root = cache_flights.root(outer)
+  task.request = plan.root
+  ok, res, err = xpcall(attempts, scheduler.trace, client, plan)
+  task.request = outer
+  kept.flights:abandon(plan.root, ok and (err or plan.root.failed) or nil)
+  plan.root.over, plan.root.stale = true, nil
+  if not ok then error(res, 0) end
   return res, err
 end
 

@@ -10,6 +10,7 @@ local dead_letter = require "orchestrator.dead_letter"
 local errors = require "orchestrator.errors"
 local options = require "orchestrator.options"
 local outputs = require "orchestrator.outputs"
+local provenance = require "orchestrator.provenance"
 local records = require "orchestrator.records"
 local secret = require "orchestrator.secret"
 local selector = require "orchestrator.selector"
@@ -48,6 +49,7 @@ local SCHEMA = {
     default = "dead_letter",
   },
   thresholds = { type = "table", default = {}, check = thresholds.parse },
+  provenance = { type = "boolean", default = false },
 }
 
 ---@class orc.Pipeline
@@ -116,6 +118,7 @@ local function run_new(self, ctx)
     pending = {}, -- ordered: settled out of turn, by number
     turn = 1, -- ordered: the number that is next
     warned = false, -- that the selector found nothing
+    warned_plain = false, -- that a record cannot say where it came from
     stopped = false, -- nothing more is to happen: a failure, an interruption, enough samples
     failure = nil,
     summary = summary.new {
@@ -219,6 +222,20 @@ function Run:warn_missing(res)
     self.pipeline.selected), { url = res.url })
 end
 
+-- Adds to records where they came from, if that is wanted.
+function Run:sign(list, res)
+  if not self.pipeline.provenance or #list == 0 then return list end
+  local signed, left_out = provenance.added(list, provenance.of(res, self.ctx.wall()))
+  if not signed then
+    left_out.url, left_out.attempts = res.url, res.attempts
+    return nil, left_out
+  elseif left_out > 0 and not self.warned_plain then
+    self.warned_plain = true
+    self.ctx.log:warn("a record is no object: it cannot say where it came from", { url = res.url })
+  end
+  return signed
+end
+
 -- Fetches an item and makes its records ready to be written. Returns true, or nil, err.
 function Run:work(job)
   local p, item = self.pipeline, job.item
@@ -242,6 +259,8 @@ function Run:work(job)
   job.found = #list
   list, job.filtered = records.transform(p.filter, p.map, list, res, item)
   if not list then return nil, job.filtered end
+  list, err = self:sign(list, res)
+  if not list then return nil, err end
   job.batches, err = self.outputs:encode(list)
   if not job.batches then
     err.url = err.url or res.url
@@ -353,7 +372,11 @@ end
 function Run:drive()
   while true do
     local idle = #self.workers == 0
-    if idle and (self.exhausted or self.stopped) then return end
+    if idle and (self.exhausted or self.stopped) then
+      -- What is asked for in the background counts, too.
+      if not self.stopped and self.client.cache then self.client.cache.background:join() end
+      return
+    end
     if idle or self:has_room() then self:start_worker() end
     self.missed = self.pulling
     self.driving = true

@@ -28,6 +28,11 @@ function Contestant:start()
   end
 end
 
+-- Neither has it started, nor does it wait for its turn.
+function Contestant:wait()
+  if self.race.clock then self.race.clock:wait() end
+end
+
 function Contestant:is_over(deadline)
   local clock = self.race.clock
   return clock ~= nil and clock:is_over(deadline)
@@ -79,6 +84,7 @@ end
 function Race:enter(is_hedge)
   local plan = setmetatable({}, getmetatable(self.plan))
   for name, value in pairs(self.plan) do plan[name] = value end
+  self.plan.lookup = nil -- what was found in the cache is for the first: later there may be more
   local contestant = setmetatable({ race = self, plan = plan, is_hedge = is_hedge }, Contestant)
   plan.clock = contestant
   local task = self.sched:spawn(compete, contestant)
@@ -171,7 +177,9 @@ function race.make(client, plan, number, judge)
     res.hedged = true
     elapsed = winner.answered - self.began
   end
-  if is_good(winner) then self.shared:learn(plan.hedge, self.origin, elapsed) end
+  if is_good(winner) and not res.unsent then
+    self.shared:learn(plan.hedge, self.origin, elapsed)
+  end
   return res, winner.err, elapsed, winner.action
 end
 

@@ -3,6 +3,7 @@
 
 local auth = require "orchestrator.auth"
 local body = require "orchestrator.body"
+local cache_options = require "orchestrator.cache_options"
 local errors = require "orchestrator.errors"
 local headers = require "orchestrator.headers"
 local hedge = require "orchestrator.hedge"
@@ -56,13 +57,7 @@ function request.common_schema()
     max_body = { type = "size", min = 1 },
     max_headers = { type = "size", min = 1, max = MOST_HEADERS },
     follow = { type = "integer", min = 0 },
-    cache = {
-      type = "any",
-      check = function(given)
-        if given == false then return false end
-        return nil, "can only be false: this version has no cache"
-      end,
-    },
+    cache = cache_options.RULE,
   }
 end
 
@@ -128,6 +123,10 @@ local function apply(plan, opts, where)
     plan.hedge_given = merged(plan.hedge_given, opts.hedge, where, "hedge")
     plan.hedge = plan.hedge_given and hedge.policy(plan.hedge_given, where .. ".hedge")
   end
+  if opts.cache ~= nil then
+    plan.cache_given = cache_options.merged(plan.cache_given, opts.cache, where)
+    plan.cache = cache_options.under(plan.cache_given, plan.cache_mode)
+  end
   plan.fallback = opts.fallback
   plan.accept = opts.accept
   plan.response_action = opts.response_action
@@ -139,7 +138,8 @@ end
 --- The plan every request of a client starts from.
 ---@param opts table the client's checked options
 ---@param idn function|nil see url.parse
-function request.defaults(opts, version, idn)
+---@param cache_mode string|nil of the command line, see cache_options.lua
+function request.defaults(opts, version, idn, cache_mode)
   local defaults = {
     method = "GET",
     timeout = 30,
@@ -150,7 +150,7 @@ function request.defaults(opts, version, idn)
     accept = request.accept_2xx,
     retry = retry.policy(nil),
   }
-  local own = {}
+  local own = { cache_mode = cache_mode }
   apply(own, opts, "client")
   for name, value in pairs(own) do defaults[name] = value end
 

@@ -1,6 +1,7 @@
 -- What came back. A response is the host's result table itself, given this metatable; what is
 -- seldom asked for (headers, timing) is made when it is.
 
+local cache_entry = require "orchestrator.cache_entry"
 local csv = require "orchestrator.csv"
 local errors = require "orchestrator.errors"
 local headers = require "orchestrator.headers"
@@ -159,7 +160,7 @@ local lazy = {
   ok = function(self) return self.status >= 200 and self.status <= 299 end,
   headers = function(self) return headers.parse(self.head) end,
   hops = function() return {} end,
-  from_cache = function() return false end,
+  head = function(self) return response.head(self) end,
   size = in_the_end "size",
   wire = in_the_end "wire",
   timing = function(self)
@@ -185,6 +186,13 @@ end
 
 function Response.__tostring(self)
   return string.format("response %d from %s", self.status, errors.escape(secret.mask(self.url)))
+end
+
+--- The head of a result. That of a stored one is written when somebody asks for it.
+---@param result table
+---@return string
+function response.head(result)
+  return rawget(result, "head") or cache_entry.head(result.stored, result.told_age)
 end
 
 --- Makes a response of a result.

@@ -85,6 +85,7 @@ function Scheduler:spawn(fn, ...)
     joiners = nil, -- tasks in await(); false where one gave up
   }, Task)
   task.falling = self.running and self.running.falling -- see fallback.lua
+  task.request = self.running and self.running.request -- see cache_flights.lua
   self.live = self.live + 1
   enqueue(self, task)
   return task

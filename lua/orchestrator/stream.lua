@@ -64,6 +64,15 @@ function stream.open(sched, spec, on_end)
   return self
 end
 
+--- One that is all there.
+---@param text string
+---@param result table the response
+---@return orc.Stream
+function stream.of(text, result)
+  return setmetatable({ result = { size = result.size, wire = result.wire }, rest = text,
+    streamed = true, has_data = false, closed = false }, Stream)
+end
+
 --- Takes what the host delivers.
 function Stream:told(news)
   local event = news.event

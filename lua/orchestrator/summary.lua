@@ -34,6 +34,7 @@ function summary.new(opts)
     requests = { total = 0, ok = 0, failed = 0, retried = 0, from_cache = 0, fallback = 0 },
     attempts = 0, retries = 0, bytes = 0,
     hedges = { sent = 0, won = 0 },
+    cache = { fresh = 0, revalidated = 0, stale = 0 }, -- requests it answered
     latency = histogram.new(),
     statuses = {}, -- status → attempts
     hosts = {}, host_count = 0, -- origin → counters
@@ -118,12 +119,15 @@ function Summary:request(info)
   local requests = self.requests
   requests.total = requests.total + 1
   if info.ok then requests.ok = requests.ok + 1 else requests.failed = requests.failed + 1 end
-  if info.from_cache then requests.from_cache = requests.from_cache + 1 end
+  if info.from_cache then
+    requests.from_cache = requests.from_cache + 1
+    self.cache[info.from_cache] = self.cache[info.from_cache] + 1
+  end
   if info.attempts > 1 then requests.retried = requests.retried + 1 end
   local host = host_of(self, info.origin or "other")
   host.requests = host.requests + 1
   if not info.ok then host.failed = host.failed + 1 end
-  keep_slow(self, info)
+  if info.attempts > 0 or not info.from_cache then keep_slow(self, info) end
 end
 
 --- A request that had failed was answered by `fallback`.
@@ -294,6 +298,7 @@ function Summary:table(run)
     requests = copy(self.requests),
     attempts = self.attempts,
     hedges = copy(self.hedges),
+    cache = copy(self.cache),
     records = copy(self.records),
     bytes = self.bytes,
     latency_ms = quantiles(self.latency, { 50, 90, 95, 99 }),
@@ -398,10 +403,18 @@ local function requests_line(self)
   if requests.fallback > 0 then
     line = line .. ", " .. grouped(requests.fallback) .. " answered by the fallback"
   end
-  if requests.from_cache > 0 then
-    line = line .. ", " .. grouped(requests.from_cache) .. " from the cache"
-  end
   return line .. ", " .. size(self.bytes) .. " received"
+end
+
+-- Of how many requests the cache had the answer, and how.
+local function cache_line(self)
+  local ways = {}
+  for _, way in ipairs { "fresh", "revalidated", "stale" } do
+    local count = self.cache[way]
+    if count > 0 then ways[#ways + 1] = grouped(count) .. " " .. way end
+  end
+  return string.format("answered %s of %s, %s", grouped(self.requests.from_cache),
+    grouped(self.requests.total), table.concat(ways, ", "))
 end
 
 local LIMITS = { concurrency = "a free slot", server = "limits of the servers' own" }
@@ -461,6 +474,7 @@ function Summary:text(run)
     grouped(records["in"]), grouped(records.filtered), grouped(records.out)))
   for _, output in ipairs(run.outputs) do add("output", shown(output)) end
   add("requests", requests_line(self))
+  if self.requests.from_cache > 0 then add("cache", cache_line(self)) end
   local slowest = self.slowest[1]
   if slowest then
     add("slowest", string.format("%s %s%s", duration(slowest.elapsed), shown(slowest.url),

@@ -7,6 +7,7 @@ the other, so that a disturbance hits all; ratios are the median over the rounds
 import argparse
 import os
 import random
+import shutil
 import statistics
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from lab import BODY_SIZE, HERE, LINE_SIZE, LIST_SIZE, OURS, Lab, note
 
 BODY_ID = 48213
+DIFFERENT = 1000  # URLs that are cached
 SLOW_SIZE = len('{"ok": true}')
 
 # Fifty latencies in ms: the sum is 13.5 s, the slowest takes 1.5 s.
@@ -275,6 +277,84 @@ def row_empty(lab):
     return lines
 
 
+def row_hits(lab):
+    """1 KB JSON out of the cache, {different} URLs, 50 at once"""
+    url, count, different = lab.url(), 40000 // lab.scale, DIFFERENT
+    expected = count * BODY_SIZE
+
+    def hits(**params):
+        argv = ours("hits.lua", url=url, urls=different, concurrency=50, **params)
+        return lambda: lab.run([*argv[:1], "--cache", "only-if-cached", *argv[1:]], expected)
+
+    lab.run(ours("hits.lua", url=url, urls=different, concurrency=50, count=different),
+            different * BODY_SIZE)
+    samples = lab.rounds_of({
+        "cached": hits(count=count),
+        "cached, memory = 32MB": hits(count=count, memory="32MB"),
+        "fetched": lambda: lab.run(ours("fetch.lua", url=url, count=count, concurrency=50),
+                                   expected),
+        "aiohttp, fetched": lambda: lab.run(lab.client("aiohttp", url, count, 50, "body"),
+                                            expected),
+    })
+    marks = {"cached": (2, None), "cached, memory = 32MB": (4, 20)}
+    lines = []
+    for name, taken in samples.items():
+        line = figures(name, taken, count)
+        if name in marks:
+            least, of_aiohttp = marks[name]
+            times = cpu_ratio(samples["fetched"], taken)
+            other = cpu_ratio(samples["aiohttp, fetched"], taken)
+            line.measured = f"1/{times:.1f} of fetched, 1/{other:.0f} of aiohttp"
+            line.mark, line.ok = f"≤ 1/{least}", times >= least
+            if of_aiohttp:
+                line.mark += f", ≤ 1/{of_aiohttp}"
+                line.ok = line.ok and other >= of_aiohttp
+        lines.append(line)
+    return lines
+
+
+def row_store(lab):
+    """1 KB JSON, every one different, 50 in flight, fetched and cached"""
+    url, count = lab.url(path="different"), 40000 // lab.scale
+    state = lab.dir / "cold"
+
+    def fetch(**params):
+        argv = ours("cold.lua", url=url, count=count, concurrency=50, **params)
+        argv[1:1] = ["--state-dir", state]
+
+        def run():
+            shutil.rmtree(state, ignore_errors=True)
+            return lab.run(argv, count * BODY_SIZE)
+        return run
+
+    samples = lab.rounds_of({"cached": fetch(cache=1), "not cached": fetch()})
+    lines = [figures(name, taken, count) for name, taken in samples.items()]
+    times = cpu_ratio(samples["cached"], samples["not cached"])
+    lines[0].measured, lines[0].mark = f"{times:.2f} × not cached", "≤ 1.25 ×"
+    lines[0].ok = times <= 1.25
+    return lines
+
+
+def row_entries(lab):
+    """a response of 1 KB looked up in the database, at random; CPU for each"""
+    few, many = 1000, 1000000 // lab.scale
+    body = (HERE / "body.json").read_text(encoding="utf-8")
+    for n in (few, many):
+        lab.run(ours("entries.lua", entries=n, dir=lab.dir / str(n), body=body), n)
+
+    def look_up(n):
+        return lambda: lab.run(ours("entries.lua", entries=n, dir=lab.dir / str(n), lookups=20000))
+
+    samples = lab.rounds_of({n: look_up(n) for n in (few, many)})
+    cost = {n: median(taken, lambda s: int(s.output)) for n, taken in samples.items()}
+    lines = [Line(f"{n:,} entries", f"{cost[n] / 1000:.1f} µs", "",
+                  f"{median(samples[n], lambda s: s.peak) / 1000:.0f} MB") for n in cost]
+    times = cost[many] / cost[few]
+    lines[-1].measured, lines[-1].mark, lines[-1].ok = f"{times:.2f} ×", "≤ 2 ×", times <= 2
+    shutil.rmtree(lab.dir / str(many))
+    return lines
+
+
 def row_seed(lab):
     """50 APIs, 13.5 s one after the other, the slowest 1.5 s"""
     base = lab.slow_url
@@ -286,6 +366,11 @@ def row_seed(lab):
         argv = ["/usr/bin/python3", HERE / "seed_client.py", way, urls]
         return lambda: lab.run(argv, expected)
 
+    def warm():
+        return lab.run(ours("seed.lua", urls=urls, ttl="1d"), expected)
+
+    warm()
+    warmed = lab.rounds_of({"warm": warm, "empty": lambda: lab.run(ours("empty.lua"))}, 7)
     samples = lab.rounds_of({
         "ours": lambda: lab.run(ours("seed.lua", urls=urls), expected),
         "asyncio + aiohttp": python("aiohttp"),
@@ -305,6 +390,14 @@ def row_seed(lab):
     times = seconds("ours") * 1000 / SEED_SLOWEST
     lines[0].measured = f"{times:.3f} × the slowest"
     lines[0].mark, lines[0].ok = "≤ 1.02 ×", times <= 1.02
+    line = figures("ours, with a warm cache", warmed["warm"], len(SEED))
+    took = (median(warmed["warm"], lambda s: s.seconds)
+            - median(warmed["empty"], lambda s: s.seconds))
+    times = seconds("one after the other") / took
+    line.rate = f"{took * 1000:.1f} ms"
+    line.measured = f"{times:,.0f} times faster than one after the other, without the start"
+    line.mark, line.ok = "≥ 500 ×", times >= 500
+    lines.append(line)
     return lines
 
 
@@ -403,7 +496,8 @@ def row_quota(lab):
 
 ROWS = {"body": row_body, "decode": row_decode, "gzip": row_gzip, "https": row_https,
         "http2": row_http2, "5000": row_5000, "10000": row_10000, "million": row_million,
-        "lines": row_lines, "empty": row_empty, "seed": row_seed,
+        "lines": row_lines, "empty": row_empty, "hits": row_hits, "store": row_store,
+        "entries": row_entries, "seed": row_seed,
         "hidden": row_hidden, "queue": row_queue,
         "policy": row_policy, "grant": row_grant, "quota": row_quota}
 
@@ -431,7 +525,7 @@ def main():
         for name in names:
             note(f"row {name}")
             title = ROWS[name].__doc__.format(count=f"{1000000 // scale:,}",
-                                              gb=f"{1 / scale:g}")
+                                              different=f"{DIFFERENT:,}", gb=f"{1 / scale:g}")
             for line in ROWS[name](lab):
                 print("| " + " | ".join(line.cells(title)) + " |", flush=True)
                 title, ok = "", ok and line.ok

@@ -56,6 +56,12 @@ def list_json():
     return (text.ljust(LIST_SIZE - 2) + '"}').encode("ascii")
 
 
+def different_json():
+    """body.json with $args instead of its number, as a text of nginx.conf."""
+    text = (HERE / "body.json").read_text(encoding="utf-8")
+    return text.replace("'", "\\'").replace("48213", "$args", 1)
+
+
 @dataclass
 class Sample:
     """What one run of a command used and said."""
@@ -134,6 +140,7 @@ class Lab:
         subprocess.run(MAKE_CERTIFICATE, cwd=self.dir, check=True, capture_output=True)
         conf = (HERE / "nginx.conf.in").read_text(encoding="utf-8")
         for name, value in (("DIR", self.dir), ("ROOT", root), *ports.items(),
+                            ("DIFFERENT", different_json()),
                             ("FILES", min(self.files, 65536))):
             conf = conf.replace(f"@{name}@", str(value))
         (self.dir / "nginx.conf").write_text(conf, encoding="utf-8")

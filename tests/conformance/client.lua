@@ -1,23 +1,13 @@
 -- Does the suite's requests with the cache on (see orchestrator.mjs).
 local orc = require "orchestrator"
-local cache = require "orchestrator.cache"
-local store = require("orchestrator.cache_memory").new()
 
 local plain = orc.client { base_url = orc.params.harness, concurrency = 1000 }
-local clients = {}
-
-local function client_of(mode)
-  if not clients[mode] then
-    clients[mode] = orc.client { accept = "any", retry = false, concurrency = 1000 }
-    clients[mode].cache = cache.new(store, { mode = mode })
-  end
-  return clients[mode]
-end
+local api = orc.client { accept = "any", retry = false, concurrency = 1000, cache = true }
 
 local function answer(job)
-  local res, err = client_of(job.mode or "default"):fetch {
+  local res, err = api:fetch {
     url = job.url, method = job.method, headers = job.headers, body = job.body,
-    follow = job.follow and 10 or 0,
+    follow = job.follow and 10 or 0, cache = { mode = job.mode },
   }
   local result = { id = job.id }
   if res then

@@ -1,6 +1,7 @@
 // The program as the suite's `fetch`: client.lua takes requests from a response that has no end,
 // a line of JSON each, and posts what came of them.
 import { spawn } from 'node:child_process'
+import fs from 'node:fs'
 import http from 'node:http'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -58,6 +59,7 @@ export async function start (scratch) {
     if (answer) resolve(new Answer(answer))
     else reject(new TypeError(problem))
   })
+  server.keepAliveTimeout = 0 // or it might hang up on an answer
   await new Promise(resolve => server.listen(0, '127.0.0.1', resolve))
 
   const environment = Object.entries(process.env).filter(([name]) => !/_proxy$/i.test(name))
@@ -95,6 +97,7 @@ export async function start (scratch) {
       const code = await ended
       server.close()
       if (code !== 0) fail(`the program ended with ${code}`)
+      if (!fs.existsSync(path.join(scratch, 'state', 'cache.db'))) fail('there is no cache.db')
     }
   }
 }

@@ -1,4 +1,5 @@
-// Runs the engines, counts what they pass, and tells what the program does not pass and why.
+// Runs the engines, counts what they pass, and tells what the program does not pass and why: on
+// stdout, and in the file "report" beside the installed suite.
 import { spawn } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
@@ -9,14 +10,31 @@ const suite = path.resolve(process.env.CACHE_TESTS ??
   path.join(process.env.MODULES, 'http-cache-tests'))
 const recorded = JSON.parse(fs.readFileSync(path.join(here, 'recorded.json')))
 const args = process.argv.slice(2)
-const ids = args.filter(arg => arg !== '--undici')
+const ids = args.filter(arg => arg !== '--alone')
 const KINDS = ['required', 'optimal']
-const NODE_OF_UNDICI = 20
+const report = path.join(path.dirname(process.env.MODULES), 'report')
+const lines = []
+const children = []
+
+function say (text) {
+  console.log(text)
+  lines.push(text)
+}
+
+// Whether this node has what undici needs.
+function canUndici () {
+  const file = path.join(process.env.MODULES, 'undici', 'package.json')
+  const least = JSON.parse(fs.readFileSync(file)).engines.node.match(/\d+/g).map(Number)
+  const here = process.versions.node.match(/\d+/g).map(Number)
+  const at = least.findIndex((number, i) => number !== here[i])
+  return at === -1 || here[at] > least[at]
+}
 
 function run (engine) {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [path.join(here, 'suite.mjs'), engine, suite, ...ids],
       { stdio: ['ignore', 'pipe', 'inherit'] })
+    children.push(child)
     let text = ''
     child.stdout.setEncoding('utf8').on('data', piece => { text += piece })
     child.on('close', code => {
@@ -48,24 +66,28 @@ function problem (test) {
   return test.result[1].replace(/ \(\w+ http[^)]*\)$/, '')
 }
 
-const showTally = (name, count) => console.log('  ' + name.padEnd(28) +
-  KINDS.map(kind => `${String(count[kind]).padStart(4)} of ${count.of[kind]} ${kind}`).join(', '))
+const showTally = (name, count, note = '') => say('  ' + name.padEnd(28) +
+  KINDS.map(kind => `${String(count[kind]).padStart(4)} of ${count.of[kind]} ${kind}`).join(', ') +
+  note)
 
 const numbers = counts => ({
   ...Object.fromEntries(KINDS.map(kind => [kind, counts[kind].passed])),
   of: Object.fromEntries(KINDS.map(kind => [kind, counts[kind].of]))
 })
 
-const besides = args.includes('--undici') &&
-  parseInt(process.versions.node) >= NODE_OF_UNDICI
+const besides = ids.length === 0 && !args.includes('--alone')
 const began = Date.now()
-const [ours, theirs] = await Promise.all([run('orchestrator'), besides ? run('undici') : null])
+const [theirs, ours] =
+  await Promise.all([besides && canUndici() ? run('undici') : null, run('orchestrator')])
+    .catch(error => {
+      for (const child of children) child.kill()
+      console.error(error.message)
+      process.exit(1)
+    })
 
 if (ids.length > 0) {
-  for (const tests of [ours, theirs ?? []]) {
-    for (const test of tests) {
-      console.log(`${test.kind} ${test.id}: ${test.result === true ? 'passed' : problem(test)}`)
-    }
+  for (const test of ours) {
+    console.log(`${test.kind} ${test.id}: ${test.result === true ? 'passed' : problem(test)}`)
   }
   process.exit(ours.every(test => test.result === true) ? 0 : 1)
 }
@@ -73,28 +95,29 @@ if (ids.length > 0) {
 const { counts, missed } = tally(ours)
 const totals = KINDS.map(kind => counts[kind].of).join('/')
 const known = recorded.suites[totals]
-console.log('Passed, of the tests for a private cache:')
-showTally('orchestrator', numbers(counts))
+say('Passed, of the tests for a private cache:')
 const { of } = numbers(counts)
 for (const [name, count] of Object.entries(known?.others ?? {})) {
-  const now = theirs && name.startsWith('undici')
-  showTally(name, now ? numbers(tally(theirs).counts) : { ...count, of })
+  if (!name.startsWith('undici')) showTally(name, { ...count, of })
+  else if (theirs) showTally(name, numbers(tally(theirs).counts))
+  else showTally(name, { ...count, of }, besides ? ` (recorded: not for ${process.version})` : '')
 }
-console.log(`  of ${counts.check.of} that only ask, ${counts.check.passed} are answered with yes`)
+showTally('orchestrator', numbers(counts))
+say(`  of ${counts.check.of} that only ask, ${counts.check.passed} are answered with yes`)
 
 let failed = false
 const fail = text => {
   failed = true
-  console.log(`FAILED: ${text}`)
+  say(`FAILED: ${text}`)
 }
 
-console.log('Not passed:')
+say('Not passed:')
 for (const reason of Object.keys(recorded.reasons)) {
   const group = missed.filter(test => recorded.reasons[reason].includes(test.id))
   if (group.length === 0) continue
-  console.log(`  ${reason}`)
+  say(`  ${reason}`)
   for (const test of group) {
-    console.log(`    ${test.kind.padEnd(8)} ${test.id.padEnd(42)} ${problem(test)}`)
+    say(`    ${test.kind.padEnd(8)} ${test.id.padEnd(42)} ${problem(test)}`)
   }
 }
 const explained = new Set(Object.values(recorded.reasons).flat())
@@ -108,8 +131,9 @@ for (const kind of known ? KINDS : []) {
   if (now < known.orchestrator[kind]) {
     fail(`${now} ${kind}, and ${known.orchestrator[kind]} are recorded`)
   } else if (now > known.orchestrator[kind]) {
-    console.log(`More ${kind} than recorded.json has: ${now}, not ${known.orchestrator[kind]}`)
+    say(`More ${kind} than recorded.json has: ${now}, not ${known.orchestrator[kind]}`)
   }
 }
-console.log(`Ran ${ours.length} tests in ${Math.round((Date.now() - began) / 1000)} s`)
+say(`Ran ${ours.length} tests in ${Math.round((Date.now() - began) / 1000)} s`)
+fs.writeFileSync(report, lines.join('\n') + '\n')
 process.exit(failed ? 1 : 0)

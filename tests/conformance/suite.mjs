@@ -7,7 +7,7 @@ import os from 'node:os'
 import path from 'node:path'
 
 const [engineName, suite, ...ids] = process.argv.slice(2)
-const AT_ONCE = 40 // tests; most of their time is pauses of three seconds
+const AT_ONCE = 80 // tests; most of their time is pauses of three seconds
 
 const engineDir = ['test-engine', '.'].map(name => path.join(suite, name))
   .find(name => fs.existsSync(path.join(name, 'client', 'test.mjs')))

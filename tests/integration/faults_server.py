@@ -53,6 +53,7 @@ FAULTS = {
     "bad_record": ("decode", False),
     "record_too_long": ("too_large", False),
     "state": ("invalid", False),
+    "not_cached": ("http", False),
     "circuit_open": ("circuit_open", False),
     "http_status": ("http", "retry.statuses"),
     "retry_after_too_long": ("rate_limited", False),
@@ -66,6 +67,7 @@ FAULTS = {
 
 ELSEWHERE = {
     "state": "test_state.py",
+    "not_cached": "test_cache.py",
     "circuit_open": "test_govern.py",
     "out_of_memory": "tests/torture",
     "network": "what libcurl may yet report and no server has been found to bring about",

@@ -56,6 +56,10 @@ class Usage(Case):
             (["ok.lua", "--sample", "1.5"], "'1.5' is not a whole number"),
             (["ok.lua", "--log-level", "loud"], "--log-level' must be one of"),
             (["ok.lua", "--log-format", "xml"], "--log-format' must be one of"),
+            (["ok.lua", "--cache", "maybe"], "--cache' must be one of 'default', 'no-store'"),
+            (["cache"], "a command is required"),
+            (["cache", "lst"], "unknown command 'lst'\nDid you mean 'list'"),
+            (["cache", "list", "-j", "3"], "unknown option '-j'"),
             (["ok.lua", "word"], "'word' is no parameter: expected key=value"),
             (["ok.lua", "a=1", "a=2"], "'a' is given twice"),
             (["missing.lua"], "cannot open missing.lua"),
@@ -78,6 +82,12 @@ class Usage(Case):
             )
             run = self.orchestrate(*args, "script.lua", "a=1=2", "-q", "b-c=", "d=ü")
             self.assertEqual((run.code, run.out, run.err), (0, "1=2\t\tü\tnil\n", ""))
+
+    def test_a_script_that_is_called_as_a_verb(self):
+        self.write("cache", "print 'a script'")
+        for args in (["./cache"], ["run", "cache"], ["--", "cache"]):
+            self.assertEqual(self.orchestrate(*args).out, "a script\n")
+        self.assertEqual(self.orchestrate("cache", "-h").out[:25], "Usage: orchestrator cache")
 
     def test_a_parameter_that_nothing_reads(self):
         self.write("script.lua", 'local orc = require "orchestrator" print(orc.params.base)')
@@ -124,7 +134,7 @@ class Scripts(Case):
             ('orc.client { headers = { ["a b"] = "c" } }', '"a b" is no header name'),
             ('orc.client { auth = { type = "beerer" } }', 'did you mean "bearer"'),
             ('orc.client { auth = { type = "bearer" } }', '"token" is missing'),
-            ('orc.client { cache = "default" }', '"cache" can only be false'),
+            ('orc.client { cache = "default" }', '"cache" must be true or false or a table'),
             ('orc.client { follow = -1 }', '"follow" must be at least 0'),
             ('orc.client { response_action = "retry" }', '"response_action" must be a function'),
             ('orc.client(12)', 'must be a table of options'),
@@ -264,8 +274,8 @@ class Options(Served):
         summary = json.loads(self.read("deep/summary.json"))
         self.assertEqual(
             sorted(summary),
-            ["attempts", "bytes", "elapsed_s", "errors", "hedges", "hosts", "latency_ms", "limits",
-             "pipeline", "records", "requests", "run_id", "slowest", "started_at", "statuses",
+            ["attempts", "bytes", "cache", "elapsed_s", "errors", "hedges", "hosts", "latency_ms",
+             "limits", "pipeline", "records", "requests", "run_id", "slowest", "started_at", "statuses",
              "thresholds"],
         )  # fmt: skip
         self.assertEqual(

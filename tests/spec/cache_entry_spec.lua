@@ -92,6 +92,32 @@ describe("Vary (RFC 9111 section 4.1)", function()
   end)
 end)
 
+describe("a language", function()
+  local function suits(asked, language, sent, vary)
+    local entry = case.entry({ Vary = vary or "Accept-Language", ["Content-Language"] = language },
+      { request = case.request { ["Accept-Language"] = sent or "en, de", X = "1" } })
+    return cache_entry.suits(entry, case.request { ["Accept-Language"] = asked, X = "2" })
+  end
+
+  it("suits who likes it best, when it was chosen before", function()
+    assert.is_true(suits("fr;q=0.5, de", "DE"))
+    assert.is_true(suits("de", "de", "en, DE;q=0.5"))
+    assert.is_true(suits("de, en", "en")) -- it matches
+    assert.is_false(suits("fr, de", "de"))
+    assert.is_false(suits("fr, de;q=0.9", "de"))
+    assert.is_false(suits("de", "de", "en, *"))
+    assert.is_false(suits("de", "de, en"))
+    assert.is_false(suits("de", nil))
+    assert.is_false(suits(nil, "de"))
+  end)
+
+  it("is not all that counts", function()
+    assert.is_false(suits("de", "de", nil, "Accept-Language, *"))
+    assert.is_false(suits("de", "de", nil, "Accept-Language, X"))
+    assert.is_true(suits("de", "de", nil, "Accept-Language, Y"))
+  end)
+end)
+
 describe("age (RFC 9111 section 4.2.3)", function()
   local function age(fields, after, more)
     return cache_entry.age(case.entry(fields, more), NOW + after)

@@ -143,6 +143,19 @@ describe("Vary (RFC 9110 section 12.5.5)", function()
     end
     assert.is_false(alike("accept", "text/a, text/b", "text/b, text/a"))
   end)
+
+  it("tells the preference that is above all others (RFC 9110 section 12.4.2)", function()
+    for text, best in pairs {
+      ["de"] = "de", ["fr;q=0.5, DE;q=1.0"] = "de", ["de-AT, de;q=0.9"] = "de-at",
+      ["de, *;q=0"] = "de",
+    } do
+      assert.equal(best, fields.favourite(text), text)
+    end
+    for _, text in ipairs { "", "en, de", "de, *", "de;q=0", "fr;q=0.1, en, de", "de;q=2, en" } do
+      assert.is_nil(fields.favourite(text), text)
+    end
+    assert.is_nil(fields.favourite(nil))
+  end)
 end)
 
 describe("entity tags (RFC 9110 section 8.8.3)", function()

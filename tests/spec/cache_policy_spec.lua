@@ -4,9 +4,9 @@ local case = require "cache_case"
 local NOW = case.NOW
 
 -- Whether a response with these fields may be stored, and why not.
-local function stored(fields, more, opts)
+local function stored(fields, more, opts, accepted)
   local answer = case.answer(fields, more)
-  return cache_policy.storable(answer.request, case.entry(fields, more), opts)
+  return cache_policy.storable(answer.request, case.entry(fields, more), opts, accepted)
 end
 
 describe("what may be stored (RFC 9111 section 3)", function()
@@ -72,9 +72,9 @@ describe("what may be stored (RFC 9111 section 3)", function()
       assert.is_false(stored({}, { status = status }, { ttl = 60 }), status)
       assert.is_true(stored({ ["Cache-Control"] = "max-age=60" }, { status = status }), status)
       assert.is_false(stored({ ["Cache-Control"] = "max-age=60" }, { status = status },
-        { accepted = false }), status)
+        nil, false), status)
     end
-    assert.is_true(stored({}, { status = 404 }, { accepted = false }))
+    assert.is_true(stored({}, { status = 404 }, nil, false))
   end)
 
   it("is for one user: also what is private, or was asked for with credentials (section 3.5)",
@@ -85,6 +85,13 @@ describe("what may be stored (RFC 9111 section 3)", function()
 
   it("is nothing that never matches (section 4.1)", function()
     assert.is_false(stored { ["Cache-Control"] = "max-age=60", Vary = "Foo, *" })
+  end)
+
+  it("stays, unless a 304 or a HEAD made it something else", function()
+    assert.is_true(cache_policy.may_stay(case.entry {}))
+    assert.is_true(cache_policy.may_stay(case.entry { ["Cache-Control"] = "no-cache" }))
+    assert.is_false(cache_policy.may_stay(case.entry { ["Cache-Control"] = "no-store" }))
+    assert.is_false(cache_policy.may_stay(case.entry { Vary = "*" }))
   end)
 
   it("is a part, when it is known which (section 3.3)", function()
@@ -229,6 +236,16 @@ describe("a request", function()
     assert.equal("fetch", (decide(nil, 5, options)))
   end)
 
+  it("is answered in the language it likes best, while that is fresh", function()
+    local entry = case.entry({ ["Content-Language"] = "de", Vary = "Accept-Language", ETag = '"a"',
+      ["Cache-Control"] = "max-age=10, stale-while-revalidate=99",
+    }, { request = case.request { ["Accept-Language"] = "en, de" } })
+    local request = case.request { ["Accept-Language"] = "fr;q=0.5, de" }
+    assert.equal("fresh", cache_policy.decide(request, { entry }, NOW + 9).use)
+    -- What is stale is the answer to another question.
+    assert.same({ fetch = true, headers = {} }, cache_policy.decide(request, { entry }, NOW + 10))
+  end)
+
   it("is not answered with what is to be asked about each time (section 5.2.2.4)", function()
     for _, told in ipairs { "max-age=60, no-cache", "max-age=60, No-CaChe" } do
       assert.equal("revalidate", (decide({ ["Cache-Control"] = told, ETag = '"a"' }, 0)))
@@ -294,6 +311,11 @@ describe("a directive of the request (RFC 9111 section 5.2.1)", function()
     assert.equal("stale", word("only-if-cached, max-stale", nil, 70))
     assert.equal("only-if-cached",
       (decide(nil, 0, { headers = { ["Cache-Control"] = "only-if-cached" } })))
+    for _, mode in ipairs { "reload", "no-store" } do
+      assert.equal("only-if-cached", (decide(FRESH, 5,
+        { opts = { mode = mode }, headers = { ["Cache-Control"] = "only-if-cached" } })))
+    end
+    assert.equal("only-if-cached", word("only-if-cached, no-store", nil, 0))
   end)
 end)
 

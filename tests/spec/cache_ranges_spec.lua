@@ -28,6 +28,34 @@ describe("storing a 206 (RFC 9111 section 3.3)", function()
     local entry = case.entry({ ["Content-Range"] = "bytes 4-9/10" }, { status = 206, size = 5 })
     assert.same({ first = 4, last = 8, size = 10 }, entry.range)
   end)
+
+  it("puts nothing together with what is shorter than it says", function()
+    local function part(told, size)
+      return case.entry({ ["Content-Range"] = told, ["Content-Length"] = tostring(size),
+        ETag = '"a"' }, { status = 206, size = size })
+    end
+    local short = part("bytes 5-9/10", 4)
+    assert.is_nil(cache_ranges.combined(part("bytes 0-4/*", 5), "01234", short, "5678"))
+    assert.is_nil(cache_ranges.combined(short, "5678", part("bytes 0-4/*", 5), "01234"))
+    local whole = cache_ranges.combined(part("bytes 0-4/*", 5), "01234", part("bytes 5-9/10", 5),
+      "56789")
+    assert.equal(200, whole.status)
+  end)
+
+  it("takes a whole message that is to run to the end for the end, though it is shorter", function()
+    local function range(told, fields)
+      fields["Content-Range"] = told
+      return case.entry(fields, { status = 206, size = 5 }).range
+    end
+    for _, name in ipairs { "Content-Length", "Transfer-Encoding" } do
+      local whole = { [name] = name == "Content-Length" and "5" or "chunked" }
+      assert.same({ first = 4, last = 8, size = 9 }, range("bytes 4-9/10", whole))
+      assert.same({ first = 4, last = 8, size = 11 }, range("bytes 4-9/11", whole))
+      assert.same({ first = 4, last = 8 }, range("bytes 4-9/*", whole))
+      assert.same({ first = 5, last = 9, size = 10 }, range("bytes 5-9/10", whole))
+    end
+    assert.same({ first = 4, last = 8, size = 10 }, range("bytes 4-9/10", {}))
+  end)
 end)
 
 describe("answering a range (RFC 9110 section 14)", function()

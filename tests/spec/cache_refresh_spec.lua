@@ -71,6 +71,18 @@ describe("a 304 (RFC 9111 section 4.3.4)", function()
     assert.is_nil(confirmed({ [modified] = case.date(-9) }, { [modified] = case.date(-8) }))
   end)
 
+  it("to a condition of the request itself updates only what it names", function()
+    local function confirmed_by(condition, news)
+      local answer = case.answer(news or {}, { status = 304, request = case.request(condition) })
+      return cache_refresh.confirmed(stored { ETag = '"a"' }, answer)
+    end
+    assert.is_not_nil(confirmed_by { ["If-None-Match"] = '"a"' })
+    assert.is_nil(confirmed_by { ["If-None-Match"] = '"a", "b"' })
+    assert.is_nil(confirmed_by { ["If-None-Match"] = "*" })
+    assert.is_nil(confirmed_by { ["If-Modified-Since"] = case.date(0) })
+    assert.is_not_nil(confirmed_by({ ["If-None-Match"] = '"a", "b"' }, { ETag = '"a"' }))
+  end)
+
   it("changes no entry, but makes a new one", function()
     local entry = stored { ETag = '"a"', ["X-A"] = "1" }
     cache_refresh.confirmed(entry, case.answer({ ETag = '"a"', ["X-A"] = "2" }, { status = 304 }))

@@ -1,5 +1,3 @@
-local cache = require "orchestrator.cache"
-local cache_memory = require "orchestrator.cache_memory"
 local fake_host = require "fake_host"
 
 local URL = "https://a.test/x"
@@ -10,14 +8,13 @@ local function program(answers, fn, opts)
   local w = fake_host.world {
     serve = function(_, n) return answers[n] or error "asked too often" end,
   }
-  local store, clients = cache_memory.new(), {}
+  local clients = {}
   local function fetch(request, mode)
     mode = mode or "default"
     if not clients[mode] then
-      clients[mode] = w.client { retry = false }
       local all = { mode = mode }
       for name, value in pairs(opts or {}) do all[name] = value end
-      clients[mode].cache = cache.new(store, all)
+      clients[mode] = w.client { retry = false, cache = all }
     end
     return clients[mode]:fetch(request or URL)
   end
@@ -38,7 +35,7 @@ describe("the cache", function()
       local first = assert(fetch())
       w.sched:sleep(10)
       local res = assert(fetch())
-      assert.same({ "one", "fresh", 200, 1 },
+      assert.same({ "one", "fresh", 200, 0 },
         { res.body, res.from_cache, res.status, res.attempts })
       assert.same({ nil, "10" }, { first.headers.age, res.headers.age })
       assert.near(10, res.age, 0.5)
@@ -55,6 +52,38 @@ describe("the cache", function()
       assert.equal("fresh", assert(fetch()).from_cache)
     end)
     assert.matches('If%-None%-Match: "a"\n', sent(w, 2))
+  end)
+
+  it("drops what is no longer to be stored", function()
+    for _, told in ipairs { "Cache-Control: no-store\r\n", "Vary: *\r\n" } do
+      local w = program({ FRESH, { status = 304, head = told }, FRESH }, function(fetch, w)
+        assert(fetch())
+        w.sched:sleep(60)
+        assert.equal("revalidated", assert(fetch()).from_cache)
+        assert.is_nil(assert(fetch()).from_cache)
+      end)
+      assert.is_nil(sent(w, 3):find "If%-None%-Match")
+    end
+  end)
+
+  it("learns nothing of what it has from a 304 to the request's own condition", function()
+    program({ FRESH, { status = 304 }, FRESH }, function(fetch, w)
+      assert(fetch())
+      w.sched:sleep(60)
+      local other = { url = URL, headers = { ["If-None-Match"] = '"b"' }, accept = { 304 } }
+      assert.equal(304, assert(fetch(other)).status)
+      assert.is_nil(assert(fetch()).from_cache)
+    end)
+  end)
+
+  it("takes a part that nobody asked for as it is", function()
+    local part = { status = 206, body = "01234",
+      head = 'Cache-Control: max-age=60\r\nContent-Range: bytes 0-4/10\r\n' }
+    program({ part }, function(fetch)
+      assert.equal(206, fetch().status)
+      local res = fetch { url = URL, headers = { Range = "bytes=1-2" } }
+      assert.same({ 206, "12", "fresh" }, { res.status, res.body, res.from_cache })
+    end)
   end)
 
   it("takes what has changed", function()
@@ -102,7 +131,7 @@ describe("the cache", function()
     program({ FRESH, { status = 201 }, FRESH }, function(fetch)
       assert(fetch())
       assert(fetch { url = URL, body = "x" })
-      assert.is_nil(assert(fetch()).from_cache or nil)
+      assert.is_nil(assert(fetch()).from_cache)
     end)
   end)
 

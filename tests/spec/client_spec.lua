@@ -398,7 +398,10 @@ describe("client", function()
       { 'client: "response_action" must be a function', { response_action = {} } },
       { 'client: "max_body" must be at least 1', { max_body = 0 } },
       { 'client: "follow" must be at least 0', { follow = -1 } },
-      { 'client: "cache" can only be false', { cache = { mode = "default" } } },
+      { 'client: "cache" must be true or false or a table', { cache = "default" } },
+      { 'client.cache: unknown option "tll"', { cache = { tll = 1 } } },
+      { 'client.cache: "vary" must list names of header fields; element 1 is none',
+        { cache = { vary = { "*" } } } },
       { "client: must be a table of options, got 12", 12 },
     } do
       it(case[1], function()

@@ -96,7 +96,8 @@ local function schemas()
   with_api(function(orc)
     orc.client { concurrency = {}, auth = { type = "bearer", token = "t" } }
     orc.client { proxy = "p.test:1", circuit_breaker = true }
-    orc.client { tls = {}, allow_hosts = {}, hedge = { after = 1 } }
+    orc.client { tls = {}, allow_hosts = {}, hedge = { after = 1 }, cache = {} }
+    assert(orc.fetch { url = "http://a.test/cached", cache = {} })
     assert(orc.fetch { url = "not a url", hedge = { after = 1 }, fallback = function()
       return {}
     end })
@@ -136,6 +137,7 @@ local CLASSES = {
   ["auth"] = { "orc.BearerAuth", "orc.BasicAuth", "orc.ApiKeyAuth", "orc.DigestAuth",
     "orc.Oauth2Auth", "orc.SigV4Auth", "orc.NetrcAuth" },
   ["client"] = { "orc.ClientOptions" },
+  ["client.cache"] = { "orc.CacheOptions" },
   ["client.circuit_breaker"] = { "orc.CircuitBreakerOptions" },
   ["client.concurrency"] = { "orc.ConcurrencyOptions" },
   ["client.hedge"] = { "orc.HedgeOptions" },
@@ -149,6 +151,7 @@ local CLASSES = {
   ["pipeline"] = { "orc.PipelineOptions" },
   ["rate"] = { "orc.RateOptions" },
   ["request"] = { "orc.Request" },
+  ["request.cache"] = { "orc.RequestCacheOptions" },
   ["request.hedge"] = { "orc.HedgeOptions" },
   ["request.multipart[1]"] = { "orc.Part" },
   ["request.retry"] = { "orc.RetryOptions" },

@@ -1,6 +1,7 @@
 -- A host (src/host.h) on a virtual clock: waiting takes no time, and what a transfer gives is
 -- decided by a function. The same seed gives the same run.
 
+local cache_memory = require "orchestrator.cache_memory"
 local client = require "orchestrator.client"
 local scheduler = require "orchestrator.scheduler"
 local tasks = require "orchestrator.tasks"
@@ -154,7 +155,7 @@ function fake_host.world(opts)
   local sched = scheduler.new(host)
   local w = { host = host, sched = sched, orc = tasks.new(sched), clients = {} }
   w.env = { sched = sched, host = host, limiters = {}, version = "1.2",
-    state = fake_host.state(sched) }
+    state = fake_host.state(sched), cache_store = cache_memory.new() }
 
   function w.client(given)
     local made = client.new(w.env, given)

@@ -647,7 +647,7 @@ describe("fetch", function()
     end
 
     local function request(fields)
-      local info = { url = URL, origin = "https://a:443", from_cache = false, ok = false }
+      local info = { url = URL, origin = "https://a:443", ok = false }
       for k, v in pairs(fields) do info[k] = v end
       return info
     end

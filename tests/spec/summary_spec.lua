@@ -21,7 +21,7 @@ local function request(s, fields)
     s:attempt(attempt)
   end
   s:request { url = url, origin = origin, ok = not fields.kind, attempts = attempts,
-    elapsed = fields.elapsed or 0.1, from_cache = fields.from_cache or false,
+    elapsed = fields.elapsed or 0.1, from_cache = fields.from_cache,
     kind = fields.kind, status = status }
 end
 
@@ -58,7 +58,7 @@ describe("summary", function()
     request(s, { elapsed = 0.2 })
     request(s, { elapsed = 1.5, attempts = 3, target = "/slow" })
     request(s, { kind = "timeout", origin = "http://b:80", elapsed = 0.3 })
-    request(s, { from_cache = true })
+    request(s, { from_cache = "stale" })
     s:item(10, 4, 6)
     s:item(1, 0, 1)
     s:item_failed(errors.new("timeout", "no answer", { url = "http://b/x" }), "item 3")
@@ -80,6 +80,7 @@ describe("summary", function()
       pipeline = "hourly", run_id = "r1", started_at = "2023-11-14T22:13:20Z", elapsed_s = 1.52,
       requests = { total = 4, ok = 3, failed = 1, retried = 1, from_cache = 1, fallback = 0 },
       attempts = 6, hedges = { sent = 0, won = 0 },
+      cache = { fresh = 0, revalidated = 0, stale = 1 },
       records = { ["in"] = 11, out = 7, filtered = 4, dead = 1 }, bytes = 60,
       statuses = { ["200"] = 3, ["503"] = 2 }, errors = { timeout = 1 }, limits = {},
       hosts = {
@@ -103,7 +104,8 @@ describe("summary", function()
 
   it("has the same members when nothing happened", function()
     local text = json.encode(new():table(run { elapsed = 0 }))
-    assert.equal('{"attempts":0,"bytes":0,"elapsed_s":0,"errors":{},"hedges":{"sent":0,"won":0},'
+    assert.equal('{"attempts":0,"bytes":0,"cache":{"fresh":0,"revalidated":0,"stale":0},'
+      .. '"elapsed_s":0,"errors":{},"hedges":{"sent":0,"won":0},'
       .. '"hosts":{},"latency_ms":{"max":null,"p50":null,"p90":null,"p95":null,"p99":null},'
       .. '"limits":{},"pipeline":"hourly","records":{"dead":0,"filtered":0,"in":0,"out":0},'
       .. '"requests":{"failed":0,"fallback":0,"from_cache":0,"ok":0,"retried":0,'
@@ -286,8 +288,10 @@ $]], s:text(run()))
     assert.matches("in 2 h 03 min", s:text(run { elapsed = 7380 }))
     assert.equal("1,234,567", summary.grouped(1234567))
     assert.equal("123", summary.grouped(123))
-    s.requests.from_cache = 2
-    assert.matches("requests  2, 2 from the cache, 12.3 MB", s:text(run()))
+    for _ = 1, 2 do request(s, { from_cache = "fresh" }) end
+    request(s, { from_cache = "stale" })
+    assert.matches("requests  5, 12.3 MB", s:text(run()))
+    assert.matches("cache     answered 3 of 5, 2 fresh, 1 stale\n", s:text(run()))
   end)
 
   it("shows neither secrets nor what a terminal would obey", function()

@@ -72,7 +72,12 @@ static void run(struct fixture *f, const char *name)
     }
 
 LUA_TEST(values_go_there_and_back)
+LUA_TEST(rows_without_columns_are_none)
 LUA_TEST(a_statement_has_many_rows)
+LUA_TEST(rows_may_be_one_list)
+LUA_TEST(a_row_may_go_to_two_statements)
+LUA_TEST(a_cache_has_options_of_its_own)
+LUA_TEST(a_poll_ends_a_snapshot)
 LUA_TEST(jobs_have_numbers_below_zero)
 LUA_TEST(what_fails_is_told)
 LUA_TEST(misuse_raises)
@@ -86,7 +91,12 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(values_go_there_and_back),
+        TEST(rows_without_columns_are_none),
         TEST(a_statement_has_many_rows),
+        TEST(rows_may_be_one_list),
+        TEST(a_row_may_go_to_two_statements),
+        TEST(a_cache_has_options_of_its_own),
+        TEST(a_poll_ends_a_snapshot),
         TEST(jobs_have_numbers_below_zero),
         TEST(what_fails_is_told),
         TEST(misuse_raises),

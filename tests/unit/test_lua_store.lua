@@ -61,6 +61,21 @@ function tests.values_go_there_and_back()
   host.store_close(id)
 end
 
+-- As PRAGMA incremental_vacuum gives them, one for each page.
+function tests.rows_without_columns_are_none()
+  local id = assert(host.store_open(path, {
+    application_id = 5, migrations = PLAIN.migrations, shrinks = true }))
+  done(id, { { "INSERT INTO t(v) VALUES(zeroblob(100000))" } })
+  done(id, { { "DELETE FROM t" } })
+  local function free() return host.store_read(id, "PRAGMA freelist_count")[1][1] end
+  eq(free() > 20, true)
+  local result = done(id, { { "SELECT 7" }, { "PRAGMA incremental_vacuum" } })
+  eq(#result.rows, 1)
+  eq(result.rows[1][1], 7)
+  eq(free(), 0)
+  host.store_close(id)
+end
+
 function tests.a_statement_has_many_rows()
   local id = open()
   local rows = {}
@@ -72,6 +87,72 @@ function tests.a_statement_has_many_rows()
   eq(result.rows[1][2], 250)
   eq(done(id, { { "DELETE FROM t WHERE k = ?1", rows = {}, width = 1 } }).changes, 0)
   eq(done(id, {}).changes, 0)
+end
+
+function tests.rows_may_be_one_list()
+  local id = open()
+  local result = done(id, {
+    { "INSERT INTO t(v, k) VALUES(?1, ?2)", rows = { "a", 1, "b", 2, 5, 3 }, width = 2,
+      blobs = "b-" },
+    { "INSERT INTO t(v) VALUES(?1)", rows = {}, width = 1, blobs = "b" },
+    { "SELECT group_concat(typeof(v) || ' ' || v) FROM t" },
+  })
+  eq(result.rows[1][1], "blob a,blob b,integer 5")
+  eq(result.changes, 3)
+  local message = raises(host.store_run, id,
+    { { "INSERT INTO t(v) VALUES(?1)", rows = { 1, 2, 3 }, width = 2, blobs = "--" } })
+  eq(message, "store_run: statement 1 has not the values of whole rows")
+  raises(host.store_run, id, { { "SELECT ?1", rows = { 1 }, width = 1, blobs = "--" } })
+  message = raises(host.store_run, id,
+    { { "SELECT ?1", rows = { print }, width = 1, blobs = "-" } })
+  eq(message, "store_run: value 1 of statement 1 must be nil, a boolean, a number, a text or "
+    .. "{blob = text}")
+end
+
+function tests.a_row_may_go_to_two_statements()
+  local id = open()
+  local result = done(id, {
+    { "INSERT INTO t(v) VALUES(?1)", also = "INSERT INTO t(v) VALUES(changes() * 10 + ?2)",
+      rows = { { 1, 2 }, { 3, 4 } }, width = 2 },
+    { "SELECT sum(v), count(*) FROM t" },
+  })
+  eq(result.rows[1][1], 1 + 12 + 3 + 14)
+  eq(result.rows[1][2], 4)
+  eq(result.changes, 4)
+  local message = raises(host.store_run, id, { { "SELECT 1", also = 5 } })
+  eq(message, "store_run: what statement 1 also runs is no SQL")
+end
+
+function tests.a_cache_has_options_of_its_own()
+  local other = path .. ".cache"
+  local function ask(options, sql)
+    options.application_id, options.migrations = PLAIN.application_id, PLAIN.migrations
+    local id = assert(host.store_open(other, options))
+    local rows, _, message = host.store_read(id, sql)
+    local result = done(id, { { sql } })
+    host.store_close(id)
+    os.remove(other)
+    eq(rows and rows[1][1], result.rows and result.rows[1][1])
+    return rows and rows[1][1] or message
+  end
+  local hash = "SELECT length(sha256(zstd('abc')))"
+  eq(ask({ functions = true }, hash), 32)
+  eq(ask({ snapshots = true, shrinks = true }, hash), "no such function: zstd")
+  eq(ask({ shrinks = true }, "PRAGMA auto_vacuum"), 2)
+  eq(ask({ functions = true, snapshots = true }, "PRAGMA auto_vacuum"), 0)
+end
+
+-- With snapshots reads see what was there when the loop waited the last time.
+function tests.a_poll_ends_a_snapshot()
+  local id, other = assert(host.store_open(path, { snapshots = true,
+    application_id = PLAIN.application_id, migrations = PLAIN.migrations })), open()
+  local function count() return assert(host.store_read(id, "SELECT count(*) FROM t"))[1][1] end
+  eq(count(), 0)
+  host.store_run(other, { { "INSERT INTO t(v) VALUES(1)" } })
+  host.store_close(other) -- which waits for it
+  eq(count(), 0)
+  host.poll(0, function() end)
+  eq(count(), 1)
 end
 
 function tests.jobs_have_numbers_below_zero()

@@ -229,6 +229,97 @@ static void a_read_is_no_way_to_write(void **state)
     assert_int_equal(read_integer(f, "SELECT count(*) FROM t"), 0);
 }
 
+static void a_statement_may_be_followed_by_another(void **state)
+{
+    struct fixture *f = *state;
+    struct database_options two = plain;
+    two.version = 2;
+    reopen(f, &two);
+    struct store_job *job = store_job_create(1);
+    struct store_statement *s = &job->statements[0];
+    assert_int_equal(
+        store_statement_init(s, "INSERT INTO t(k) SELECT ?1 WHERE ?1 % 2 RETURNING k", 2, 3), 0);
+    assert_int_equal(
+        store_statement_pair(
+            s, "INSERT INTO u(v) SELECT ?1 * 100 + ?2 + changes() * last_insert_rowid() * 1000"),
+        0);
+    for (int i = 0; i < 6; i++)
+        s->params[i] = (struct store_value){.type = STORE_INTEGER, .integer = i + 1};
+    job = do_job(f, job); /* rows 1 2, 3 4, 5 6 */
+    assert_int_equal(job->rc, 0);
+    assert_int_equal(job->changes, 6);
+    assert_int_equal(job->rows, 3);
+    store_job_destroy(job);
+    assert_int_equal(read_integer(f, "SELECT sum(v) FROM u"), 102 + 304 + 506 + 9000);
+
+    static const char *const bad[] = {"INSERT INTO u(v) VALUES(?3)", "INSERT INTO none VALUES(?1)"};
+    for (int i = 0; i < 2; i++) {
+        job = store_job_create(1);
+        s = &job->statements[0];
+        assert_int_equal(store_statement_init(s, "INSERT INTO t(v) VALUES(?1)", 2, 1), 0);
+        assert_int_equal(store_statement_pair(s, bad[i]), 0);
+        job = do_job(f, job);
+        assert_int_equal(job->rc == 0, i == 0); /* what is not given is NULL */
+        store_job_destroy(job);
+        assert_int_equal(read_integer(f, "SELECT count(*) FROM t"), 4);
+    }
+}
+
+/* Another connection's write is seen when the reader rests, has read often enough, or a job was
+ * taken; without snapshots at once. */
+static void reads_share_a_snapshot(void **state)
+{
+    struct fixture *f = *state;
+    struct database_options options = plain;
+    struct database other;
+    reopen(f, &plain);
+    assert_int_equal(database_open(&other, f->path, &plain, f->why, sizeof f->why),
+                     DATABASE_OPENED);
+    assert_int_equal(read_integer(f, "SELECT count(*) FROM t"), 0);
+    assert_int_equal(database_run(&other, "INSERT INTO t(v) VALUES(1)"), SQLITE_OK);
+    assert_int_equal(read_integer(f, "SELECT count(*) FROM t"), 1);
+    shut(f);
+
+    options.snapshots = true;
+    reopen(f, &options);
+    assert_int_equal(read_integer(f, "SELECT count(*) FROM t"), 1);
+    assert_int_equal(database_run(&other, "INSERT INTO t(v) VALUES(1)"), SQLITE_OK);
+    assert_int_equal(read_integer(f, "SELECT count(*) FROM t"), 1);
+    store_rest(f->store);
+    store_rest(f->store);
+    assert_int_equal(read_integer(f, "SELECT count(*) FROM t"), 2);
+    done(f, "INSERT INTO t(v) VALUES(1)");
+    assert_int_equal(read_integer(f, "SELECT count(*) FROM t"), 3);
+    assert_int_equal(database_run(&other, "INSERT INTO t(v) VALUES(1)"), SQLITE_OK);
+    int reads = 0;
+    while (read_integer(f, "SELECT count(*) FROM t") == 3)
+        assert_true(++reads < 100);
+
+    struct store_job *job = job_of(1, 1, "SELECT * FROM none"); /* ends it as well */
+    store_read(f->store, job);
+    assert_int_equal(job->rc, SQLITE_ERROR);
+    store_job_destroy(job);
+    assert_int_equal(database_run(&other, "INSERT INTO t(v) VALUES(1)"), SQLITE_OK);
+    assert_int_equal(read_integer(f, "SELECT count(*) FROM t"), 5);
+    shut(f); /* in the middle of one */
+    database_close(&other);
+}
+
+static void a_database_that_shrinks_gives_pages_back(void **state)
+{
+    struct fixture *f = *state;
+    struct database_options options = plain;
+    options.shrinks = true;
+    reopen(f, &options);
+    done(f, "INSERT INTO t(v) VALUES(zeroblob(1000000))");
+    int64_t before = read_integer(f, "PRAGMA page_count");
+    done(f, "DELETE FROM t");
+    assert_true(read_integer(f, "PRAGMA freelist_count") > 200);
+    done(f, "PRAGMA incremental_vacuum(200)");
+    assert_true(read_integer(f, "PRAGMA page_count") <= before - 200);
+    assert_int_equal(read_integer(f, "SELECT count(*) FROM t"), 0);
+}
+
 static void closing_does_what_is_left_to_do(void **state)
 {
     struct fixture *f = *state;
@@ -272,6 +363,9 @@ int main(void)
         TEST(another_process_is_waited_for),
         TEST(many_statements_are_prepared),
         TEST(a_read_is_no_way_to_write),
+        TEST(a_statement_may_be_followed_by_another),
+        TEST(reads_share_a_snapshot),
+        TEST(a_database_that_shrinks_gives_pages_back),
         TEST(closing_does_what_is_left_to_do),
         TEST(two_stores_of_a_process_share_a_database),
     };

@@ -1,0 +1,36 @@
+-- What commands answer, on stdout.
+
+local errors = require "orchestrator.errors"
+local json = require "orchestrator.json"
+
+local stdout = {}
+
+local CLOSED = {} -- raised when nobody reads what is written, as after `| head`
+
+---@param text string
+function stdout.write(text)
+  local ok, problem, code = io.stdout:write(text)
+  if ok then return end
+  if code == 32 then error(CLOSED, 0) end -- EPIPE
+  error(errors.new("invalid", "stdout: " .. problem), 0)
+end
+
+--- Writes a value as JSON, in which nothing speaks to a terminal.
+function stdout.write_json(value)
+  local text = assert(json.encode(value))
+  text = text:gsub("\127", "\\u007f"):gsub("\194([\128-\159])", function(byte)
+    return string.format("\\u%04x", byte:byte())
+  end)
+  stdout.write(text .. "\n")
+end
+
+--- Calls `fn(...)`, and sees to it that what it wrote is out.
+---@return any result of fn, nil when nobody reads it any more
+function stdout.guarded(fn, ...)
+  local ok, result = pcall(fn, ...)
+  if ok and io.stdout:flush() then return result end
+  if ok or result == CLOSED then return nil end
+  error(result, 0)
+end
+
+return stdout
