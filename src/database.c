@@ -87,6 +87,8 @@ const char *database_message(const struct database *d, int rc)
 
 const char *database_code(int rc)
 {
+    if (rc == SQLITE_READONLY_DBMOVED)
+        return "moved";
     switch (rc & 0xff) {
     case SQLITE_BUSY:
     case SQLITE_LOCKED:

@@ -84,18 +84,36 @@ static const char *complaint(lua_State *L, int blob_key)
     return "must be nil, a boolean, a number, a text or {blob = text}";
 }
 
-static int copy_text(lua_State *L, struct store_value *v, bool blob)
+/* How many bytes the value on top of the stack has that are to be copied; it has no complaint. */
+static size_t size_of(lua_State *L, int blob_key)
+{
+    size_t size = 0;
+    switch (lua_type(L, -1)) {
+    case LUA_TSTRING:
+        return lua_objlen(L, -1);
+    case LUA_TTABLE:
+        lua_pushvalue(L, blob_key);
+        lua_rawget(L, -2);
+        size = lua_objlen(L, -1);
+        lua_pop(L, 1);
+    }
+    return size;
+}
+
+/* Copies the text on top of the stack to where there is room for it; gives what follows. */
+static char *copy_text(lua_State *L, struct store_value *v, bool blob, char *to)
 {
     size_t len;
     const char *text = lua_tolstring(L, -1, &len);
     blob = blob || !is_utf8(text, len);
-    return store_value_copy(v, blob ? STORE_BLOB : STORE_TEXT, text, len);
+    memcpy(to, text, len);
+    *v = (struct store_value){.type = blob ? STORE_BLOB : STORE_TEXT, .data = to, .len = len};
+    return to + len;
 }
 
 /* Copies the value on top of the stack, which has no complaint. Does not raise. */
-static int copy_value(lua_State *L, int blob_key, bool blob, struct store_value *v)
+static char *copy_value(lua_State *L, int blob_key, bool blob, struct store_value *v, char *to)
 {
-    int rc = 0;
     switch (lua_type(L, -1)) {
     case LUA_TBOOLEAN:
         v->type = STORE_INTEGER;
@@ -110,18 +128,18 @@ static int copy_value(lua_State *L, int blob_key, bool blob, struct store_value 
         }
         break;
     case LUA_TSTRING:
-        rc = copy_text(L, v, blob);
+        to = copy_text(L, v, blob, to);
         break;
     case LUA_TTABLE:
         lua_pushvalue(L, blob_key);
         lua_rawget(L, -2);
-        rc = copy_text(L, v, true);
+        to = copy_text(L, v, true, to);
         lua_pop(L, 1);
         break;
     default:
         v->type = STORE_NULL;
     }
-    return rc;
+    return to;
 }
 
 /* Where the values of a statement are: in its own table, or in a list of lists, or one after the
@@ -130,6 +148,7 @@ struct shape {
     int rows; /* stack index of the list; 0 without one */
     bool flat;
     size_t width, times;
+    size_t bytes;      /* of all texts */
     const char *blobs; /* borrowed from the statement; NULL: which are none is found out */
 };
 
@@ -217,6 +236,7 @@ static struct shape check_statement(lua_State *L, int number, int blob_key)
         const char *problem = complaint(L, blob_key);
         if (problem)
             luaL_error(L, "store_run: value %d of statement %d %s", (int)i + 1, number, problem);
+        shape.bytes += size_of(L, blob_key);
         lua_pop(L, 1);
     }
     return shape;
@@ -253,6 +273,8 @@ static struct store_job *make_job(lua_State *L, int list)
         if (!failed && lua_isstring(L, -1))
             failed = store_statement_pair(s, lua_tostring(L, -1));
         lua_pop(L, 2);
+        failed = failed || (s->params && store_statement_reserve(s, shapes[i].bytes));
+        char *to = s->bytes;
         if (shapes[i].rows) {
             lua_pushvalue(L, rows_key);
             lua_rawget(L, at);
@@ -262,7 +284,7 @@ static struct store_job *make_job(lua_State *L, int list)
             push_value(L, at, &shapes[i], k);
             const char *blobs = shapes[i].blobs;
             bool blob = blobs && blobs[k % shapes[i].width] == 'b';
-            failed = copy_value(L, blob_key, blob, &s->params[k]) != 0;
+            to = copy_value(L, blob_key, blob, &s->params[k], to);
             lua_pop(L, 1);
         }
         lua_settop(L, rows_key);

@@ -380,8 +380,8 @@ static int begin_reading(struct store *s, struct store_job *job)
     int moved = 0; /* what others see by this name is another file, or none */
     (void)sqlite3_file_control(s->reader.db, "main", SQLITE_FCNTL_HAS_MOVED, &moved);
     if (moved) {
-        fail(job, SQLITE_CANTOPEN, "it was deleted or replaced while it was in use");
-        return SQLITE_CANTOPEN;
+        fail(job, SQLITE_READONLY_DBMOVED, "it was deleted or replaced while it was in use");
+        return SQLITE_READONLY_DBMOVED;
     }
     if (s->snapshots && database_run(&s->reader, "BEGIN") == SQLITE_OK)
         s->reads = READS;
@@ -424,8 +424,9 @@ void store_job_destroy(struct store_job *job)
         return;
     for (size_t i = 0; i < job->count; i++) {
         struct store_statement *s = &job->statements[i];
-        for (size_t k = 0; s->params && k < s->width * s->times; k++)
+        for (size_t k = 0; s->params && !s->bytes && k < s->width * s->times; k++)
             free(s->params[k].data);
+        free(s->bytes);
         free(s->params);
         free(s->sql);
         free(s->also);
@@ -448,6 +449,12 @@ int store_statement_pair(struct store_statement *s, const char *also)
 {
     s->also = strdup(also);
     return s->also ? 0 : -ENOMEM;
+}
+
+int store_statement_reserve(struct store_statement *s, size_t bytes)
+{
+    s->bytes = malloc(bytes + 1);
+    return s->bytes ? 0 : -ENOMEM;
 }
 
 int store_value_copy(struct store_value *v, enum store_type type, const char *data, size_t len)

@@ -24,7 +24,8 @@ struct store_value {
     enum store_type type;
     int64_t integer;
     double real;
-    char *data; /* owned by the job; text is UTF-8 and not NUL-terminated */
+    char *data; /* owned by the job, or part of its statement's bytes; text is UTF-8 and not
+                   NUL-terminated */
     size_t len;
 };
 
@@ -35,6 +36,7 @@ struct store_statement {
     char *also;                 /* owned; the second one, or NULL */
     struct store_value *params; /* owned array of width * times; NULL without parameters */
     size_t width, times;
+    char *bytes; /* owned; what the parameters' data is part of. NULL: each is owned by itself */
 };
 
 /* A unit of work. The caller fills in statements and id; the rest is the outcome. */
@@ -95,6 +97,10 @@ int store_statement_init(struct store_statement *s, const char *sql, size_t widt
 
 /* Gives it a second one. Returns 0 or -ENOMEM. */
 int store_statement_pair(struct store_statement *s, const char *also);
+
+/* Gets memory for the texts and bytes of all parameters, which are then to be put there. Returns 0
+ * or -ENOMEM. */
+int store_statement_reserve(struct store_statement *s, size_t bytes);
 
 /* Makes a value a copy of some text (STORE_TEXT) or bytes (STORE_BLOB). Returns 0 or -ENOMEM. */
 int store_value_copy(struct store_value *v, enum store_type type, const char *data, size_t len);

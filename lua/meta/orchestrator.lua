@@ -107,7 +107,7 @@
 ---@field vary? string[] request headers that every answer depends on
 
 ---@class orc.CacheOptions: orc.RequestCacheOptions
----@field max_size? orc.Size of what is stored, compressed (default "1GB")
+---@field max_size? orc.Size of what is stored, compressed (default "1GB", at least "1MB")
 ---@field memory? orc.Size of what is also kept in memory (default none)
 
 ---@alias orc.ResponseAction "accept"|"retry"|"fail"|"ignore"
@@ -176,10 +176,11 @@
 ---@field url string of the last hop
 ---@field headers table<string, string> by lower-case name
 ---@field body? string decoded; nil when it was saved or is streamed
----@field attempts integer without hedges; 0 when the cache had it
+---@field attempts integer without hedges; 0 when the cache answered without asking the server
 ---@field hops orc.Hop[] the redirects on the way
 ---@field from_cache? "fresh"|"revalidated"|"stale" how the cache had it; nil: it did not
 ---@field age? number seconds since its server made it, when the cache had it
+---@field instead_of? orc.Error that stale_if_error kept from you
 ---@field ignored? true a response action said "ignore"
 ---@field hedged? true a hedge was faster
 ---@field fallback? true the script's fallback gave it
@@ -442,6 +443,7 @@ function Channel:close() end
 ---| "records" # records written: count, rate
 ---| "records_filtered" # records filtered out: count, rate
 ---| "dead_letters" # items kept as dead letters: count, rate
+---| "stale_if_error" # answered with something stale instead of an error: count, rate (0 to 1)
 
 -- The module ----------------------------------------------------------------------------------
 

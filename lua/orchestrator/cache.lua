@@ -7,18 +7,16 @@
 
 local body = require "orchestrator.body"
 local cache_background = require "orchestrator.cache_background"
+local cache_doubles = require "orchestrator.cache_doubles"
 local cache_entry = require "orchestrator.cache_entry"
 local cache_flights = require "orchestrator.cache_flights"
-local cache_front = require "orchestrator.cache_front"
 local cache_key = require "orchestrator.cache_key"
 local cache_quick = require "orchestrator.cache_quick"
 local cache_policy = require "orchestrator.cache_policy"
 local cache_ranges = require "orchestrator.cache_ranges"
 local cache_refresh = require "orchestrator.cache_refresh"
 local cache_result = require "orchestrator.cache_result"
-local cache_store = require "orchestrator.cache_store"
 local headers = require "orchestrator.headers"
-local options = require "orchestrator.options"
 local secret = require "orchestrator.secret"
 
 local asked_for, limited = cache_result.asked, cache_result.limited
@@ -50,35 +48,6 @@ function cache.new(sched, store, say)
   }, Cache)
 end
 
---- That of a program, opened when something first needs it. Raises when it cannot be.
----@param env table of the program
----@param where string "client" or "request"
----@param opts table|nil {max_size, memory} of a client
----@return orc.Cache
-function cache.of(env, where, opts)
-  if not env.cache then
-    local store, problem = cache_store.open(env)
-    if not store then options.fail(where, '"cache": ' .. problem) end
-    env.cache = cache.new(env.sched, store, function(err)
-      if env.voice then env.voice.log:warn("cache: " .. tostring(err)) end
-    end)
-  end
-  if opts and opts.max_size then env.cache.store:limit(opts.max_size) end
-  if opts and opts.memory then env.cache:remember(opts.memory) end
-  return env.cache
-end
-
---- Has what was used last kept in memory, too.
----@param size number bytes
-function Cache:remember(size)
-  if self.front then
-    self.front.size = math.max(self.front.size, size)
-  else
-    self.front = cache_front.new(self.store, size)
-    self.store = self.front
-  end
-end
-
 -- Answers -----------------------------------------------------------------------------------------
 
 -- Out of the store; nil when the body is gone.
@@ -102,6 +71,7 @@ local function answer(self, plan, decision, now)
   return limited(plan, result_of(entry, text, decision.use, age, age))
 end
 
+local NONE = {}
 local NOTHING = { fetch = true, headers = {} } -- a decision
 
 -- Looking -----------------------------------------------------------------------------------------
@@ -127,6 +97,7 @@ end
 -- What is stored that may be for who asks.
 local function stored_for(self, client, plan, key)
   local entries = self.store:get(key)
+  if entries[2] then entries = cache_doubles.without(self.store, entries) end
   if not client.identity.jar then return entries end
   local known = {}
   for _, entry in ipairs(entries) do
@@ -136,9 +107,11 @@ local function stored_for(self, client, plan, key)
 end
 
 -- What is stored for a request, and what to do with it.
----@param entries orc.CacheEntry[]|nil when that is known
-local function look(self, client, plan, entries)
-  local key, now, opts = cache_key.of(client, plan), client.host.wall(), plan.cache
+---@param key string|nil as `entries`
+---@param entries orc.CacheEntry[]|nil when they are known
+local function look(self, client, plan, key, entries)
+  local now, opts = client.host.wall(), plan.cache
+  key = key or cache_key.of(client, plan)
   if plan.reload then opts = reloading(opts) end
   entries = entries or stored_for(self, client, plan, key)
   return {
@@ -190,11 +163,13 @@ end
 local function offer(self, plan, lookup, given, text)
   local vary = lookup.opts.vary
   local entry = cache_entry.new(given, vary)
-  local replaced = {}
+  local replaced = NONE
   -- Who leads a flight is alone to store that.
   local root = plan.root
   local leads = lookup.flight and root and root.flights[lookup.flight]
-  for _, other in ipairs(leads and lookup.entries or self.store:get(lookup.key)) do
+  local others = leads and lookup.entries or self.store:get(lookup.key)
+  for i = 1, #others do
+    local other = others[i]
     local same = cache_entry.matches(other, plan, vary)
     if same and (not entry.range or other.range) then
       local stored = entry.range and self.store:body(other)
@@ -203,10 +178,14 @@ local function offer(self, plan, lookup, given, text)
       local alike = cache_ranges.are_alike(entry, other)
       if combined then entry, text = combined, all end
       -- Parts of one body that leave a gap are kept both.
-      if combined or not entry.range or not alike then replaced[#replaced + 1] = other end
+      if combined or not entry.range or not alike then
+        if replaced == NONE then replaced = {} end
+        replaced[#replaced + 1] = other
+      end
     end
   end
   entry.key = lookup.key
+  entry.named = plan.cache.key and plan.named and cache_key.shown_name(plan.named) or nil
   return { entry = entry, body = text, replaced = replaced, plan = plan, lookup = lookup }
 end
 
@@ -223,9 +202,8 @@ end
 -- What may not be written down: what nobody knows whose it is, and what is secret.
 local function is_private(client, plan, entry)
   if is_someones(client, plan, entry) then return true end
-  for _, field in ipairs(entry.fields) do
-    if secret.mask(field[2]) ~= field[2] then return true end
-  end
+  local lines = cache_entry.lines(entry)
+  if secret.mask(lines) ~= lines then return true end
   for _, sent in pairs(entry.vary) do
     if secret.mask(sent) ~= sent then return true end
   end
@@ -295,12 +273,22 @@ local function given_by(client, plan, result)
   local here = client.host.wall()
   return {
     request = plan, url = cache_key.shown(plan.url), status = result.status,
-    fields = headers.list(result.head), size = result.size,
+    fields = cache_entry.received(result.head), size = result.size,
     request_time = here - result.elapsed, response_time = here,
   }
 end
 
-local function ask(self, client, plan, lookup, send)
+local ask
+
+-- The same without what was added, as that came to nothing.
+local function ask_plainly(self, client, plan, lookup, send, elapsed)
+  lookup.decision = NOTHING
+  local again = ask(self, client, plan, lookup, send)
+  again.elapsed = again.elapsed + elapsed
+  return again
+end
+
+function ask(self, client, plan, lookup, send)
   local decision = lookup.decision
   local added = decision.headers or NOTHING.headers
   local asking = with_headers(plan, added)
@@ -310,18 +298,13 @@ local function ask(self, client, plan, lookup, send)
   if result.fault or result.error then return result end
   local given = given_by(client, plan, result)
   local entry = decision.entry
-  local function ask_plainly()
-    lookup.decision = NOTHING
-    local again = ask(self, client, plan, lookup, send)
-    again.elapsed = again.elapsed + result.elapsed
-    return again
-  end
   if result.status == 416 and added.Range then
-    return ask_plainly()
+    return ask_plainly(self, client, plan, lookup, send, result.elapsed)
   elseif result.status == 304 then
     if entry and (added["If-None-Match"] or added["If-Modified-Since"]) then
       local confirmed = confirm(self, client, plan, lookup, given)
-      return confirmed and asked_for(confirmed, result) or ask_plainly()
+      return confirmed and asked_for(confirmed, result)
+        or ask_plainly(self, client, plan, lookup, send, result.elapsed)
     elseif entry then
       renew(self, client, plan, entry,
         cache_refresh.confirmed(entry, given, lookup.opts.vary))
@@ -332,7 +315,9 @@ local function ask(self, client, plan, lookup, send)
   if not result.body or plan.method == "HEAD" then return result end
   local offered = offer(self, plan, lookup, given, result.body)
   if result.status == 206 and added.Range then -- the rest
-    if offered.entry.status ~= 200 then return ask_plainly() end
+    if offered.entry.status ~= 200 then
+      return ask_plainly(self, client, plan, lookup, send, result.elapsed)
+    end
     result = asked_for(limited(plan, result_of(offered.entry, offered.body, nil)), result)
     if result.fault then return result end
   end
@@ -370,7 +355,10 @@ local function bring(self, client, plan, lookup, send)
     local result
     result, lookup = answer_found(self, client, plan, look(self, client, plan))
     lookup.flight = key
-    if not result and err then result = self:rescue_with(client, plan, lookup.decision, err) end
+    if not result and err then
+      result = self:rescue_with(client, plan, lookup.decision, err)
+      if result then result.instead_of = err end
+    end
     if result then
       -- The others may do the same.
       if err then
@@ -416,10 +404,11 @@ function Cache:hop(client, plan, send, only_stored)
   local lookup = plan.lookup
   plan.lookup = nil
   if not lookup then
-    local entries = stored_for(self, client, plan, cache_key.of(client, plan))
+    local key = cache_key.of(client, plan)
+    local entries = stored_for(self, client, plan, key)
     local result = quick(self, client, plan, entries)
     if result then return result end
-    result, lookup = answer_found(self, client, plan, look(self, client, plan, entries))
+    result, lookup = answer_found(self, client, plan, look(self, client, plan, key, entries))
     if result then
       if lookup.decision.background then
         self.background:refresh(self, client, plan, lookup, send)

@@ -44,8 +44,8 @@ local EVICT = [[DELETE FROM entries WHERE id IN (
       WHERE LIVE > ?1 ORDER BY e.used, e.id LIMIT %d))
   WHERE before < LIVE - ?1 * %s)]]
 EVICT = EVICT:format(OVERHEAD, STEP, KEPT):gsub("LIVE", LIVE)
-local BEGIN = "UPDATE changes SET before = count"
-local STOCK = "SELECT " .. LIVE .. " - ?1, " .. SPARE .. ", count, before FROM changes"
+local BEGIN = "UPDATE changes SET before = count, batches = batches + 1"
+local STOCK = "SELECT " .. LIVE .. " - ?1, " .. SPARE .. ", count, before, batches FROM changes"
 
 -- The columns of what is put, as PUT has them; which of them are blobs.
 local BODY, KEY, STAMP, URL, DOCUMENT, USED, WIDTH = 1, 2, 3, 4, 5, 6, 6

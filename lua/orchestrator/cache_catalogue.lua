@@ -1,10 +1,12 @@
 -- What is in a store of responses, for `orchestrator cache`: the SQL that goes through all of it.
 -- The schema is cache_store.lua's. Everything goes page by page, so that a million responses take
 -- no more memory than a thousand, no other program waits for long, and a signal is noticed in
--- between. What SQLite refuses is raised, as an orc.Error with its `code`.
+-- between. What SQLite refuses is raised, as an orc.Error with its `code` and, as `reason`, what
+-- SQLite says.
 
 local cache_document = require "orchestrator.cache_document"
 local cache_policy = require "orchestrator.cache_policy"
+local cache_trouble = require "orchestrator.cache_trouble"
 local errors = require "orchestrator.errors"
 
 local cache_catalogue = {}
@@ -33,7 +35,8 @@ function cache_catalogue.new(store)
 end
 
 local function fail(self, code, message)
-  error(errors.new("invalid", self.path .. ": " .. message, { code = code }), 0)
+  error(errors.new("invalid", cache_trouble.later(self.path, code, message),
+    { code = code, reason = message }), 0)
 end
 
 local function read(self, sql, ...)

@@ -4,6 +4,7 @@
 local cache_catalogue = require "orchestrator.cache_catalogue"
 local cache_report = require "orchestrator.cache_report"
 local cache_store = require "orchestrator.cache_store"
+local cache_trouble = require "orchestrator.cache_trouble"
 local errors = require "orchestrator.errors"
 local stdout = require "orchestrator.stdout"
 local url = require "orchestrator.url"
@@ -16,7 +17,7 @@ local FAILED, COULD_NOT_START = 1, 2
 
 local GLOB = "Of which URLs: * stands for any text, ? for any character, [a-z] for one of these."
 
-local HINT = " (* stands for any text, as in 'https://api.example.com/*')"
+local HINT = ": it takes the whole URL, or * for any text, as in 'https://api.example.com/*'"
 
 local EXIT_CODES = [[
 exit status:
@@ -26,7 +27,12 @@ exit status:
 
 --- Adds commands and options to the verb's parser.
 function cache_command.define(p, common)
-  p:usage "Usage: orchestrator cache stats|list|show|clear|verify [options]"
+  p:usage [=[
+Usage: orchestrator cache stats [options]
+       orchestrator cache list [GLOB] [options]
+       orchestrator cache show URL [options]
+       orchestrator cache clear [GLOB] [options]
+       orchestrator cache verify [options]]=]
   p:epilog(EXIT_CODES):command_target "action"
   local function command(name, summary)
     local c = p:command(name, summary)
@@ -34,10 +40,12 @@ function cache_command.define(p, common)
     return c
   end
   command("stats", "How much there is, how much of it is fresh, and of which hosts.")
-  command("list", "What there is, the last used first."):argument("glob", GLOB):args "?"
+  command("list", "What there is, the last used first.")
+    :argument("glob", GLOB):args("?"):argname "GLOB"
   command("show", "All about one URL: its fields, its age, whether it may be used and why.")
-    :argument "url"
-  command("clear", "Removes all, or what is of these URLs."):argument("glob", GLOB):args "?"
+    :argument("url", "The whole URL, as list shows it, or a pattern."):argname "URL"
+  command("clear", "Removes all, or what is of these URLs.")
+    :argument("glob", GLOB):args("?"):argname "GLOB"
   command("verify", "Checks every body against its hash, and removes what is wrong.")
 end
 
@@ -46,6 +54,11 @@ end
 -- cached.
 
 local commands = {}
+
+-- Says that there is nothing of a URL or pattern, and why that may be.
+local function say_nothing(work, asked)
+  work.env.say("nothing is cached of " .. asked .. (asked:find "[*?%[]" and "" or HINT))
+end
 
 -- What the files of a database take.
 local function bytes_on_disk(path)
@@ -84,9 +97,11 @@ function commands.list(work)
     found = true
   end
   if not found then
-    local glob = work.opts.glob
-    work.env.say(not glob and "nothing is cached in " .. work.opts.state_dir
-      or "nothing is cached of " .. glob .. (glob:find "[*?%[]" and "" or HINT))
+    if work.opts.glob then
+      say_nothing(work, work.opts.glob)
+    else
+      work.env.say("nothing is cached in " .. work.opts.state_dir)
+    end
   end
   return 0
 end
@@ -105,7 +120,7 @@ function commands.show(work)
     end
   end
   if not rows[1] then
-    work.env.say("nothing is cached of " .. work.opts.url)
+    say_nothing(work, work.opts.url)
     return FAILED
   end
   if more then
@@ -116,6 +131,7 @@ function commands.show(work)
 end
 
 local function report_cleared(work, removed)
+  if work.opts.glob and removed.entries == 0 then say_nothing(work, work.opts.glob) end
   if work.opts.json then
     write_json { entries = removed.entries, bytes_stored = removed.stored }
   else
@@ -166,7 +182,7 @@ function commands.verify(work)
     end)
     if not ok then
       if not (errors.is(result) and result.code == "corrupt") then error(result, 0) end
-      damage = result.message
+      damage = result.reason
     end
   end
   if work.opts.json then
@@ -176,7 +192,7 @@ function commands.verify(work)
     write(cache_report.verified_text(found))
   end
   if damage then
-    work.env.say(work.path .. " is damaged: " .. damage .. "; orchestrator cache clear removes it")
+    work.env.say(cache_trouble.damaged(work.path, damage))
     return FAILED
   end
   return found.spoilt + found.lost + found.unreadable + found.orphans > 0 and FAILED or 0
@@ -192,13 +208,6 @@ local function is_removable(work)
   return reason == "corrupt" or reason == "newer"
 end
 
--- Whether there may be one; what cannot be looked at is for the opening to complain about.
-local function is_there(path)
-  local file, _, code = io.open(path, "rb")
-  if file then file:close() end
-  return file ~= nil or code ~= 2 -- ENOENT
-end
-
 local function work_of(env, opts)
   return { env = env, opts = opts, path = opts.state_dir .. "/cache.db", now = env.host.wall() }
 end
@@ -209,8 +218,8 @@ end
 ---@return integer exit status
 function cache_command.run(env, opts)
   local work = work_of(env, opts)
-  if is_there(work.path) then
-    local store, problem = cache_store.open(env)
+  if cache_store.is_there(env) then
+    local store, problem = cache_store.open(env, true)
     if not store and opts.action == "clear" and not opts.glob and is_removable(work) then
       return remove_files(work)
     elseif not store then
@@ -221,8 +230,10 @@ function cache_command.run(env, opts)
   end
   local ok, code = pcall(stdout.guarded, commands[opts.action], work)
   if work.store then work.store:close() end
-  if not ok then error(code, 0) end
-  return code or FAILED
+  if ok then return code or FAILED end
+  if not (errors.is(code) and code.kind == "invalid") then error(code, 0) end
+  env.say(code.message)
+  return FAILED
 end
 
 return cache_command

@@ -2,13 +2,15 @@
 -- read; LuaJIT's own serialization (of 2022) crashes on what is spoilt.
 --
 --   the numbers of NUMBERS, each a double of the machine, NaN for none
---   the Range that a 206 was the answer to, and a line end; what Vary lists, and a line end
+--   the Range that a 206 was the answer to, then, if a script gave it a key, a NUL and that, and a
+--   line end; what Vary lists, and a line end
 --   "name:value" lines of what the request sent, and an empty one
 --   "Name:value" lines of the response's header
 --
 -- Values have no line ends (headers.lua). The header is read when somebody asks for it: what is
 -- fresh is mostly used without (cache_quick.lua), and its tables cost more than all the rest.
 
+local cache_entry = require "orchestrator.cache_entry"
 local cache_quick = require "orchestrator.cache_quick"
 local ffi = require "ffi"
 
@@ -20,24 +22,17 @@ local numbers = ffi.new("double[?]", NUMBERS)
 local BYTES = ffi.sizeof(numbers)
 
 local NONE = 0 / 0
+local NO_RANGE = {}
 local FAR = 1e11 -- seconds: there are dates for these times
 local NEW_LINE = ("\n"):byte()
-
-local function add_lines(out, list)
-  local n = #out
-  for i = 1, #list do
-    local field = list[i]
-    out[n + 1], out[n + 2], out[n + 3], out[n + 4] = field[1], ":", field[2], "\n"
-    n = n + 4
-  end
-end
 
 ---@param entry orc.CacheEntry
 ---@return string
 function cache_document.encode(entry)
-  local out = { entry.asked or "", "\n", entry.on or "", "\n", cache_quick.lines(entry.vary), "\n" }
-  add_lines(out, entry.fields)
-  local text, range = table.concat(out), entry.range or {}
+  local range = entry.range or NO_RANGE
+  local named = entry.named and "\0" .. entry.named or ""
+  local text = (entry.asked or "") .. named .. "\n" .. (entry.on or "") .. "\n"
+    .. cache_quick.lines(entry.vary) .. "\n" .. cache_entry.lines(entry)
   numbers[0], numbers[1], numbers[2] = #text, entry.status, entry.size
   numbers[3], numbers[4] = entry.request_time, entry.response_time
   numbers[5], numbers[6] = entry.plain or NONE, entry.born or NONE
@@ -93,7 +88,8 @@ function cache_document.decode(document, url)
   local entry = {
     url = url, status = numbers[1], size = numbers[2], request_time = numbers[3],
     response_time = numbers[4], plain = given(numbers[5]), born = given(numbers[6]),
-    range = nil, asked = nil, on = nil, sent = "", document = document, header_at = nil,
+    range = nil, asked = nil, named = nil, on = nil, sent = "",
+    document = document, header_at = nil,
   }
   local at = BYTES + 1
   local first = numbers[7]
@@ -108,6 +104,8 @@ function cache_document.decode(document, url)
     asked, on, at = document:match("^([^\n]*)\n([^\n]*)\n()", at)
     local ends = at and (document:byte(at) == NEW_LINE and at or document:find("\n\n", at, true))
     if not ends then return nil end
+    local named = asked:find("\0", 1, true)
+    if named then entry.named, asked = asked:sub(named + 1), asked:sub(1, named - 1) end
     entry.asked, entry.on = asked ~= "" and asked or nil, on ~= "" and on or nil
     if ends > at then entry.sent, at = document:sub(at, ends), ends + 2 else at = at + 1 end
   end

@@ -3,11 +3,14 @@
 
 local crypto = require "orchestrator.core.crypto"
 local fields = require "orchestrator.cache_fields"
+local headers = require "orchestrator.headers"
 local secret = require "orchestrator.secret"
 
 local cache_entry = {}
 
 local MOST_KNOWN = 1000 -- names of fields, and values of requests, that are remembered
+local MOST_HEADS = 50 -- of responses, likewise
+local NONE = {}
 
 ---@class orc.CacheEntry
 ---@field url string
@@ -19,6 +22,7 @@ local MOST_KNOWN = 1000 -- names of fields, and values of requests, that are rem
 ---@field size integer bytes of the body
 ---@field range? { first: integer, last: integer, size: integer|nil } the part that a 206 holds
 ---@field asked? string the Range that a 206 was the answer to
+---@field named? string what a script stored it by instead of its URL, for people
 ---@field [string] any what the store knows of it
 
 -- Of the connection, or of a proxy (RFC 9111 section 3.1).
@@ -39,18 +43,24 @@ local function lower(name)
   return text
 end
 
-local views = setmetatable({}, { __mode = "k" }) -- entry → what is read out of its fields
+local views = setmetatable({}, { __mode = "k" }) -- an entry's fields → what is read out of them
 
 local function view_of(entry)
-  local view = views[entry]
+  local list = entry.fields
+  local view = views[list]
   if view then return view end
   local values = {}
-  for _, field in ipairs(entry.fields) do
+  for i = 1, #list do
+    local field = list[i]
     local name = lower(field[1])
     values[name] = values[name] and values[name] .. ", " .. field[2] or field[2]
   end
-  view = { values = values, directives = fields.directives(values["cache-control"]) }
-  views[entry] = view
+  local control = values["cache-control"]
+  view = {
+    values = values, directives = control and fields.directives(control) or NONE,
+    vary = values.vary and fields.vary(values.vary) or NONE, names = nil, lines = nil,
+  }
+  views[list] = view
   return view
 end
 
@@ -67,6 +77,29 @@ end
 ---@return table<string, string|true>
 function cache_entry.directives(entry)
   return view_of(entry).directives
+end
+
+--- The names that Vary lists, see cache_fields.lua: not to be changed.
+---@param entry orc.CacheEntry
+---@return string[]|"*"
+function cache_entry.vary(entry)
+  return view_of(entry).vary
+end
+
+--- Its fields, as lines without white space.
+---@param entry orc.CacheEntry
+---@return string
+function cache_entry.lines(entry)
+  local view = view_of(entry)
+  if not view.lines then
+    local out, n = {}, 0
+    for i, field in ipairs(entry.fields) do
+      out[n + 1], out[n + 2], out[n + 3], out[n + 4] = field[1], ":", field[2], "\n"
+      n = 4 * i
+    end
+    view.lines = table.concat(out)
+  end
+  return view.lines
 end
 
 --- What a request sends; nil when it sends no such field.
@@ -125,6 +158,22 @@ function cache_entry.storable_fields(given)
   return kept
 end
 
+local heads, head_count = {}, 0 -- head → its fields
+local storable = setmetatable({}, { __mode = "k" }) -- those → the ones that are stored
+
+--- The fields of a response's head: not to be changed, as many responses have the same.
+---@param head string
+---@return string[][]
+function cache_entry.received(head)
+  local list = heads[head]
+  if list then return list end
+  if head_count == MOST_HEADS then heads, head_count = {}, 0 end
+  list = headers.list(head)
+  storable[list] = cache_entry.storable_fields(list)
+  heads[head], head_count = list, head_count + 1
+  return list
+end
+
 local function has(list, name)
   for _, field in ipairs(list) do
     if lower(field[1]) == name then return true end
@@ -149,6 +198,13 @@ local function is_for_all(entry)
     or cache_entry.get(entry, "expires") ~= nil
 end
 
+local function with_more(own, more)
+  local names = {}
+  for _, name in ipairs(own) do names[#names + 1] = name end
+  for _, name in ipairs(more) do names[#names + 1] = name end
+  return names
+end
+
 --- Names of the request's fields that the response depends on. What is not for everybody is for
 --- whose cookie was sent, whether the server says so or not.
 ---@param entry orc.CacheEntry
@@ -158,15 +214,12 @@ local function depends_on(entry, more)
   local view = view_of(entry)
   local own = view.names
   if not own then
-    own = fields.vary(view.values.vary)
-    if own ~= "*" and not is_for_all(entry) then own[#own + 1] = "cookie" end
+    own = view.vary
+    if own ~= "*" and not is_for_all(entry) then own = with_more(own, { "cookie" }) end
     view.names = own
   end
   if own == "*" or not more then return own end
-  local names = {}
-  for _, name in ipairs(own) do names[#names + 1] = name end
-  for _, name in ipairs(more) do names[#names + 1] = name end
-  return names
+  return with_more(own, more)
 end
 
 --- Whether it depends on what cookies are sent.
@@ -192,25 +245,35 @@ local function range_of(answer, entry)
   return { first = first, last = here, size = size }
 end
 
+local function dated(list, wall)
+  local with_date = {}
+  for i, field in ipairs(list) do with_date[i] = field end
+  cache_entry.add_date(with_date, wall)
+  return with_date
+end
+
 ---@param answer { request: table, url: string?, status: integer, fields: string[][], size: integer,
 ---  request_time: number, response_time: number }
 ---@param vary string[]|nil fields it depends on besides those of Vary, in lower case
 ---@return orc.CacheEntry
 function cache_entry.new(answer, vary)
   local request = answer.request
+  local list = storable[answer.fields] or cache_entry.storable_fields(answer.fields)
   local entry = {
     url = answer.url or request.url,
     status = answer.status,
-    fields = cache_entry.storable_fields(answer.fields),
+    fields = has(list, "date") and list or dated(list, answer.response_time),
     request_time = answer.request_time,
     response_time = answer.response_time,
-    vary = {},
+    vary = NONE,
     size = answer.size,
+    range = nil, asked = nil, plain = nil, born = nil, on = nil, sent = nil, key = nil, row = nil,
   }
-  cache_entry.add_date(entry.fields, entry.response_time)
   local names = depends_on(entry, vary)
-  if names ~= "*" then
-    for _, name in ipairs(names) do entry.vary[name] = selecting(request, name) end
+  if names ~= "*" and names[1] then
+    local sent = {}
+    for _, name in ipairs(names) do sent[name] = selecting(request, name) end
+    entry.vary = sent
   end
   if entry.status == 206 then
     entry.range = range_of(answer, entry)

@@ -97,6 +97,7 @@ end
 ---@param text string|nil
 ---@return number|nil
 function fields.age(text)
+  if not text then return nil end
   local first = fields.elements(text)()
   return first and fields.seconds(first:match "^(%d+)[ \t]*;" or first)
 end

@@ -80,9 +80,21 @@ local function set_apart(self, key)
   self.apart[key] = self.sched:now() + APART
 end
 
+local NOBODY = {}
+
 local function lead(flight, root)
-  flight.leaders[root], flight.leading = true, flight.leading + 1
+  if not flight.root then
+    flight.root = root
+  else
+    if flight.leaders == NOBODY then flight.leaders = {} end
+    flight.leaders[root] = true
+  end
+  flight.leading = flight.leading + 1
   root.flights[flight.key] = flight
+end
+
+local function leads(flight, root)
+  return flight.root == root or flight.leaders[root] ~= nil
 end
 
 -- Wakes one that waits.
@@ -92,7 +104,8 @@ local function tell(self, waiter, news, err)
 end
 
 local function close(self, flight, news)
-  self.flights[flight.key], flight.over = nil, true
+  self.flights[flight.key] = nil
+  if flight.root then flight.root.flights[flight.key] = nil end
   for root in pairs(flight.leaders) do root.flights[flight.key] = nil end
   for i = flight.first, flight.last do
     local waiter = flight.waiters[i]
@@ -102,8 +115,9 @@ end
 
 -- One that led is no longer there.
 local function step_down(self, flight, root, err)
-  if flight.over then return end
-  flight.leaders[root], flight.leading = nil, flight.leading - 1
+  if self.flights[flight.key] ~= flight then return end -- it is over
+  if flight.root == root then flight.root = nil else flight.leaders[root] = nil end
+  flight.leading = flight.leading - 1
   root.flights[flight.key] = nil
   if flight.leading > 0 then return end
   local next_ones = err and flight.batch or 1
@@ -147,11 +161,14 @@ function Flights:join(key, root, clock)
   if is_apart(self, key) then return "go" end
   local flight = self.flights[key]
   if not flight then
-    flight = { key = key, leaders = {}, leading = 0, waiters = {}, first = 1, last = 0, batch = 1 }
+    flight = {
+      key = key, root = nil, leaders = NOBODY, -- the first one, and the others
+      leading = 0, waiters = NOBODY, first = 1, last = 0, batch = 1,
+    }
     self.flights[key] = flight
     lead(flight, root)
     return "go"
-  elseif flight.leaders[root] then
+  elseif leads(flight, root) then
     return "go" -- a hedge, or the next attempt
   end
   -- Others wait for the request whose function asks: two of these would wait for each other.
@@ -164,6 +181,7 @@ function Flights:join(key, root, clock)
   local waiter = { flights = self, flight = flight, root = root, task = self.sched:current(),
     place = flight.last + 1, news = nil, gone = false }
   flight.last = flight.last + 1
+  if flight.waiters == NOBODY then flight.waiters = {} end
   flight.waiters[flight.last] = waiter
   return self.sched:suspend(leave, waiter)
 end

@@ -8,8 +8,9 @@ local secret = require "orchestrator.secret"
 
 local cache_key = {}
 
-local MOST_KNOWN = 10000 -- hashes that are remembered …
+local MOST_KNOWN = 2000 -- hashes that are remembered …
 local LONGEST_KNOWN = 1000 -- … of texts of so many bytes
+local LONGEST_NAME = 200 -- bytes of a script's key that are kept as they are
 
 local function each_sorted(t)
   local names = {}
@@ -112,6 +113,23 @@ local function described(plan)
   return { url = plan.url, method = plan.method, headers = headers }
 end
 
+-- Raises what is wrong with what it returned, by the place where it is defined.
+local function refuse(make, text, why)
+  local info = debug.getinfo(make, "S")
+  local place = info.linedefined > 0
+    and string.format("%s:%d: ", info.source:match "^@(.*)" or info.short_src, info.linedefined)
+  error(string.format("%scache.key: must return a text to store by; it returned %s%s", place or "",
+    text == "" and "an empty one" or text == nil and "nil" or "a " .. type(text),
+    text == nil and why ~= nil and ": " .. tostring(why) or ""), 0)
+end
+
+-- What a script stores by instead of the URL.
+local function named(make, plan)
+  local text, why = make(described(plan))
+  if type(text) ~= "string" or text == "" then refuse(make, text, why) end
+  return text
+end
+
 local known, count = {}, 0 -- text → hash
 
 --- The key of a request. GET and HEAD have the same.
@@ -121,10 +139,8 @@ local known, count = {}, 0 -- text → hash
 function cache_key.of(client, plan)
   local text, make = plan.url, plan.cache.key
   if make then
-    text = make(described(plan))
-    if type(text) ~= "string" then
-      error("the key of a cache must be a text, got " .. type(text), 0)
-    end
+    text = named(make, plan)
+    plan.named = text -- for people, see `shown_name`
     text = string.format("key %d %s", #text, text)
   end
   local who = asker(client, plan)
@@ -136,6 +152,17 @@ function cache_key.of(client, plan)
   if #text > LONGEST_KNOWN then return key end
   known[text], count = key, count + 1
   return key
+end
+
+--- What a script stores by, for people: without secrets, on one line, and cut off where it is long.
+---@param text string
+---@return string
+function cache_key.shown_name(text)
+  text = secret.mask(text)
+  if #text > LONGEST_NAME then
+    text = text:sub(1, LONGEST_NAME):gsub("[\192-\255][\128-\191]*$", "") .. "…"
+  end
+  return (text:gsub("[%z\r\n]", " "))
 end
 
 --- A URL as it is stored: with secrets masked.

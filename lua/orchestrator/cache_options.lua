@@ -32,9 +32,16 @@ local SCHEMA = {
   vary = { type = "table", check = check_vary },
 }
 
+local SMALLEST = 1e6 -- bytes of a database that has room for some responses
+
+local function check_max_size(size)
+  if size >= SMALLEST then return size end
+  return nil, 'must be at least "1MB", or nothing has room in it'
+end
+
 -- All requests of a program share one store.
 local CLIENT = {
-  max_size = { type = "size", min = 1 },
+  max_size = { type = "size", check = check_max_size },
   memory = { type = "size", min = 1 },
 }
 for name, rule in pairs(SCHEMA) do CLIENT[name] = rule end
@@ -73,12 +80,13 @@ function cache_options.merged(base, given, where)
   return all
 end
 
---- With the mode of the command line, if there is one.
+--- With the mode of the command line, if there is one. Without a store there is no cache at all.
 ---@param opts orc.CachePolicy|false|nil
 ---@param mode string|nil
 ---@return orc.CachePolicy|false
 function cache_options.under(opts, mode)
   if not opts or not mode then return opts or false end
+  if mode == "no-store" then return false end
   local all = {}
   for name, value in pairs(opts) do all[name] = value end
   all.mode = mode

@@ -38,12 +38,14 @@ function cache_policy.is_safe(method)
   return SAFE[method] == true
 end
 
+local NOTHING = {}
+
 -- The directives of a request (RFC 9111 section 5.2.1).
 local function asked_of(request)
   local text = cache_entry.sent(request, "cache-control")
   if text then return fields.directives(text) end
   local pragma = cache_entry.sent(request, "pragma") -- section 5.4
-  return pragma and pragma:lower():find "no%-cache" and { ["no-cache"] = true } or {}
+  return pragma and pragma:lower():find "no%-cache" and { ["no-cache"] = true } or NOTHING
 end
 
 -- Whether the server said how long it is fresh, or that it may be stored for long.
@@ -70,7 +72,7 @@ local function forbidden(entry)
   elseif told["no-store"] ~= nil then
     return "no-store"
   end
-  return fields.vary(cache_entry.get(entry, "vary")) == "*" and "vary" or nil
+  return cache_entry.vary(entry) == "*" and "vary" or nil
 end
 
 --- Whether what a 304, or a HEAD, has made of a stored response may stay stored.

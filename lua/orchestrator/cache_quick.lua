@@ -12,7 +12,7 @@ local MOST_LISTS = 1000 -- that are remembered
 
 local function find(entry)
   if entry.range or entry.status == 206 then return nil end
-  local names = fields.vary(cache_entry.get(entry, "vary"))
+  local names = cache_entry.vary(entry)
   if names == "*" then return nil end
   local asks = cache_entry.directives(entry)["no-cache"]
   local age = cache_entry.age(entry, entry.response_time)

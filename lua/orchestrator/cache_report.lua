@@ -128,8 +128,8 @@ function cache_report.stats_text(stats, path, now)
     add("stored", "the oldest %s, the newest %s", ago(stats.oldest, now), ago(stats.newest, now))
   end
   for i, host in ipairs(stats.hosts) do
-    add(i == 1 and "hosts" or "", "%9s %9s  %s", grouped(host.entries), size(host.size),
-      shown(host.origin))
+    add(i == 1 and "hosts" or "", "%9s %-8s %8s  %s", grouped(host.entries),
+      host.entries == 1 and "entry," or "entries,", size(host.size), shown(host.origin))
   end
   local others = stats.host_count - #stats.hosts
   if others > 0 then add("", "and %s", counted(others, "other host", "other hosts")) end
@@ -173,7 +173,8 @@ function cache_report.row_table(row, now)
   local entry = row.entry
   local told = cache_explain.explain(entry, now)
   return {
-    url = plain(entry.url), status = entry.status, stored_at = iso(entry.response_time),
+    url = plain(entry.url), key = entry.named and plain(entry.named), status = entry.status,
+    stored_at = iso(entry.response_time),
     used_at = iso(row.used), age_s = round(told.age), fresh_for_s = round(told.left),
     use = told.use, size = entry.size, size_stored = row.stored, sha256 = row.hash,
     vary = next(entry.vary) and vary_of(entry) or nil,
@@ -249,6 +250,7 @@ function cache_report.show_text(row, body, now)
   local lines = { shown(entry.url) }
   local function add(line) lines[#lines + 1] = line end
   local function note(name, ...) add(string.format("  %-8s %s", name, string.format(...))) end
+  if entry.named then note("key", "%s", shown(entry.named)) end
   note("status", "%d", entry.status)
   note("stored", "%s, %s", moment(entry.response_time), ago(entry.response_time, now))
   if row.used then note("used", "%s", ago(row.used, now)) end

@@ -9,6 +9,8 @@
 
 local cache_batch = require "orchestrator.cache_batch"
 local cache_document = require "orchestrator.cache_document"
+local cache_filter = require "orchestrator.cache_filter"
+local cache_trouble = require "orchestrator.cache_trouble"
 local crypto = require "orchestrator.core.crypto"
 
 local cache_store = {}
@@ -22,7 +24,8 @@ local APPLICATION_ID = 0x6f726363 -- "orcc"
 --   entries  a response by its key and, as a key may have several, a random stamp. The document is
 --            the entry (cache_document.lua), `used` the unix time of its last use, roughly. Keys
 --            are hashes.
---   changes  how many entries were removed or changed, ever, and before the last batch
+--   changes  how many entries were removed or changed, ever, and before the last batch; how many
+--            batches were written
 -- Indexes have the beginnings of hashes only, as every page of an index is written again and again.
 -- Should two bodies have the same one, then only the first is stored.
 local MIGRATIONS = {
@@ -46,8 +49,12 @@ local MIGRATIONS = {
     CREATE INDEX entries_url ON entries(url);
     CREATE INDEX entries_body ON entries(body);
     CREATE INDEX entries_used ON entries(used);
-    CREATE TABLE changes(count INTEGER NOT NULL, before INTEGER NOT NULL) STRICT;
-    INSERT INTO changes VALUES(0, 0);
+    CREATE TABLE changes(
+      count INTEGER NOT NULL,
+      before INTEGER NOT NULL,
+      batches INTEGER NOT NULL
+    ) STRICT;
+    INSERT INTO changes VALUES(0, 0, 0);
     CREATE TRIGGER entries_gone AFTER DELETE ON entries BEGIN
       DELETE FROM bodies WHERE id = old.body
         AND NOT EXISTS (SELECT 1 FROM entries WHERE body = old.body);
@@ -60,28 +67,6 @@ local MIGRATIONS = {
 
 cache_store.APPLICATION_ID, cache_store.MIGRATIONS = APPLICATION_ID, MIGRATIONS
 
-local ELSEWHERE = " or name another directory with --state-dir"
-local AWAY = "delete it, which loses only what can be fetched again," .. ELSEWHERE
-
--- What to do when it cannot be opened.
-local ADVICE = {
-  read_only = "make the directory and the files in it writable," .. ELSEWHERE,
-  not_a_database = "move it away," .. ELSEWHERE,
-  corrupt = AWAY,
-  foreign = "it belongs to another program:" .. ELSEWHERE:sub(4),
-  newer = "use the version of orchestrator that wrote it, " .. AWAY,
-  busy = "end the process that keeps it," .. ELSEWHERE,
-  failed = "see to that," .. ELSEWHERE,
-}
-
--- And when it fails later; the codes are those of src/lua_store.h.
-local LATER = {
-  full = "make room on the disk",
-  read_only = "make it writable",
-  corrupt = AWAY,
-  busy = "end the process that keeps it",
-}
-
 local SIZE = 1e9 -- bytes of the database when nobody says how many
 local LARGEST = 5e8 -- bytes of a body: SQLite holds up to twice that in a row
 local AT_ONCE = 65536 -- bytes of a body, compressed, up to which it is read together with its entry
@@ -93,6 +78,8 @@ local HELD = 64e6 -- bytes of bodies that wait in memory; beyond that nothing is
 local TRIES = 1 -- to write what is left at the end, while another program keeps it
 local STEPS = 100 -- of tidying up, at most, for which the end of the program waits
 local LOOK = 0.1 -- seconds between looks whether another program has changed something
+local NONE = {}
+
 local IDLE = 60 -- seconds after which the use of a response is written down again
 
 local PAGES = { read = "-24000", write = "-8000" } -- kB at most that the connections keep
@@ -120,24 +107,38 @@ local function pragmas(host, id)
   return host.store_read(id, "PRAGMA cache_size=" .. PAGES.read)
 end
 
+local function path_of(env)
+  return env.state_dir .. "/cache.db"
+end
+
+--- Whether there may be one; what cannot be looked at is for the opening to complain about.
+---@param env table {state_dir} of the program
+---@return boolean
+function cache_store.is_there(env)
+  local file, _, code = io.open(path_of(env), "rb")
+  if file then file:close() end
+  return file ~= nil or code ~= 2 -- ENOENT
+end
+
 --- The store of the program, opened or made when it is not yet.
 ---@param env table {sched, host, voice, state_dir, cache_store} of the program
+---@param hurried boolean|nil it is for a moment only: nothing has to wait for another program that
+---  keeps it, unless it is to be changed
 ---@return orc.CacheStore|nil, string? problem one line that says what to do
-function cache_store.open(env)
+function cache_store.open(env, hurried)
   if env.cache_store then return env.cache_store end
   local host, directory = env.host, env.state_dir
   local made, problem = host.store_directory(directory)
   if not made then
-    return nil, string.format("the state directory %s cannot be made: %s; %s", directory, problem,
-      ADVICE.failed)
+    return nil, cache_trouble.directory(directory, problem)
   end
-  local path = directory .. "/cache.db"
+  local path = path_of(env)
   local id, reason, message = host.store_open(path, {
     application_id = APPLICATION_ID, migrations = MIGRATIONS,
     functions = true, snapshots = true, shrinks = true,
   })
-  if not id then return nil, string.format("%s: %s; %s", path, message, ADVICE[reason]) end
-  pragmas(host, id)
+  if not id then return nil, cache_trouble.opening(path, reason, message) end
+  if not hurried then pragmas(host, id) end
   env.cache_store = setmetatable({
     sched = env.sched, host = host, id = id, path = path, log = env.voice and env.voice.log,
     most = nil, -- bytes, when somebody said
@@ -155,14 +156,15 @@ function cache_store.open(env)
     warned = false,
     finisher = nil, -- the task that waits until all is written
     reading = { blob = nil }, -- the key of a read, in a table that is used again
+    filter = cache_filter.new(env.sched, host, id, hurried),
   }, Store)
   return env.cache_store
 end
 
 --- Lets it have so many bytes. It has as many as anybody in the program lets it have.
----@param size number
+---@param size number|nil the usual number unless given
 function Store:limit(size)
-  self.most = math.max(self.most or 0, size)
+  self.most = math.max(self.most or 0, size or SIZE)
 end
 
 -- Said once: a cache that fails costs time, not results.
@@ -170,8 +172,7 @@ local function warn(self, code, message, what)
   if self.warned then return end
   self.warned = true
   if not self.log then return end
-  self.log:warn(string.format("%s: %s; %s; %s", self.path, message, what,
-    LATER[code] or "see to that"))
+  self.log:warn(cache_trouble.later(self.path, code, message, what))
 end
 
 -- Writing ------------------------------------------------------------------------------------
@@ -180,13 +181,14 @@ local flush
 
 -- What to do next: what is too much is evicted in steps, as is what the file has too many pages.
 local function take_stock(self, row)
-  local over, spare, count, before = unpack(row)
+  local over, spare, count, before, batches = unpack(row)
   -- When nothing is left to evict it is at its smallest.
   self.work = over > 0 and over < self.over or spare > 0
   self.shrink = spare > 0
   self.over = over > 0 and over or math.huge
   self.foreign = self.foreign or before ~= self.count
   self.count = count
+  self.filter:written(batches)
 end
 
 -- Another program keeps it, so what is void must be written later. Of other failures nobody knows
@@ -242,13 +244,15 @@ end
 --- does not let go of it. Yields.
 function Store:finish()
   local steps, failures = 0, self.failures
-  while not self.failed and (self.flying or not self.batch:is_empty()
+  while not self.failed and (self.flying or self.filter.filling or not self.batch:is_empty()
     or self.work and steps < STEPS) do
     steps = steps + 1
     flush(self)
-    self.finisher = self.sched:current()
-    self.sched:suspend(function() self.finisher = nil end)
-    self.finisher = nil
+    local task = self.sched:current()
+    self.finisher = task
+    self.filter.on_filled = function() self.sched:wake(task) end
+    self.sched:suspend(function() self.finisher, self.filter.on_filled = nil, nil end)
+    self.finisher, self.filter.on_filled = nil, nil
     self.failed = self.failed or self.failures >= failures + TRIES
   end
 end
@@ -307,10 +311,12 @@ local function entry_of(self, key, row)
   return entry
 end
 
---- What is stored for a key, the newest first. Each call makes new entries.
+--- What is stored for a key, the newest first. Each call makes new entries. The list is not to be
+--- changed.
 ---@param key string
 ---@return orc.CacheEntry[]
 function Store:get(key)
+  if self.filter:is_absent(key, self.flying ~= nil) then return NONE end
   local entries = {}
   local known = add_waiting(self, self.batch, key, entries)
   known = add_waiting(self, self.flying, key, entries, known)
@@ -322,6 +328,7 @@ function Store:get(key)
     self.broken = code ~= "busy"
     return entries
   end
+  if not rows[1] and not self.failed then self.filter:missed(self.batch) end
   for i = 1, #rows do
     local row = rows[i]
     local stamp = row[1]
@@ -414,6 +421,7 @@ function Store:put(entry, body, replaced)
     text = body,
   }
   self.batch:put(entry)
+  self.filter:put(entry.key)
   self:soon()
   return true
 end

@@ -2,6 +2,7 @@
 
 local argparse = require "argparse"
 local cache_options = require "orchestrator.cache_options"
+local stdout = require "orchestrator.stdout"
 
 local cli = {}
 
@@ -32,6 +33,18 @@ local function whole(option)
   end
 end
 
+-- Writes what was asked for, and ends the program.
+local function answer(text)
+  local ok, problem = pcall(stdout.guarded, stdout.write, text)
+  if ok then os.exit(0) end
+  io.stderr:write("orchestrator: ", problem.message, "\n")
+  os.exit(1)
+end
+
+local function add_help(p)
+  p:add_help { action = function() answer(p:get_help() .. "\n") end }
+end
+
 local function list_of_verbs()
   local lines = { "other commands, each has its own -h:" }
   for _, verb in ipairs(VERBS) do
@@ -52,6 +65,7 @@ local function run_parser(version)
   end
   p:usage "Usage: orchestrator [run] SCRIPT [key=value …] [options]"
   p:help_max_width(90):help_description_margin(30)
+  add_help(p)
   p:argument("script", "The Lua script to run ('run SCRIPT' is the same).")
   p:argument("params", "key=value: what the script sees as orc.params.key."):args "*"
   option("-j", "At most N requests in flight, for every client.")
@@ -69,8 +83,7 @@ local function run_parser(version)
   option("--log-format", "How messages look.", "text"):choices { "text", "json" }
   p:flag("-q --quiet", "No progress and no summary on stderr.")
   p:flag("--version", "Show the version."):action(function()
-    io.stdout:write("orchestrator ", version, "\n")
-    os.exit(0)
+    answer("orchestrator " .. version .. "\n")
   end)
   return p, with_word
 end
@@ -92,6 +105,7 @@ end
 local function verb_parser(verb)
   local given = { verb = verb.name, state_dir = STATE_DIR }
   local function common(p)
+    add_help(p)
     p:option("--state-dir", "The state directory. (default: " .. STATE_DIR .. ")"):argname "DIR"
       :action(function(_, _, directory) given.state_dir = directory end)
     p:flag("--json", "As JSON, for machines."):action(function() given.json = true end)

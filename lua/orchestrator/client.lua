@@ -2,8 +2,8 @@
 -- retry budget.
 
 local auth = require "orchestrator.auth"
-local cache = require "orchestrator.cache"
 local cache_key = require "orchestrator.cache_key"
+local cache_program = require "orchestrator.cache_program"
 local circuit = require "orchestrator.circuit"
 local fetch = require "orchestrator.fetch"
 local govern = require "orchestrator.govern"
@@ -172,7 +172,7 @@ function client.new(env, given)
     host = env.host,
     idn = env.host.idn,
     defaults = defaults,
-    cache = kept and cache.of(env, "client", kept) or nil, -- or when a request wants it
+    cache = kept and cache_program.of(env, "client", kept) or nil, -- or when a request wants it
     identity = cache_key.identity(env, dynamic and credentials, network),
     allowed = allowed,
     network = network,
@@ -197,7 +197,7 @@ end
 --- The program's cache, for a request that wants it.
 ---@return orc.Cache
 function Client:use_cache()
-  self.cache = self.cache or cache.of(self.env, "request")
+  self.cache = self.cache or cache_program.of(self.env, "request")
   return self.cache
 end
 

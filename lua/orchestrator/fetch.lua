@@ -50,10 +50,11 @@ end
 local function observe_request(plan, number, res, err, elapsed)
   local observer = plan.observer
   if not observer then return end
+  local seen = res or err and err.response
   observer:request {
     url = plan.url, origin = plan.origin,
-    ok = err == nil, from_cache = res and res.from_cache, attempts = number, elapsed = elapsed,
-    kind = err and err.kind, status = res and res.status,
+    ok = err == nil, from_cache = seen and seen.from_cache, attempts = number, elapsed = elapsed,
+    kind = err and err.kind, status = seen and seen.status, instead_of = res and res.instead_of,
   }
 end
 
@@ -123,8 +124,9 @@ local function judge_stored(plan, number, res, err, action)
   return nil, err
 end
 
--- What is stored, instead of an error, if it may be and is an answer.
-local function rescue(client, plan, number, problem)
+-- What is stored, instead of an error, if it may be and is an answer. `problem` is that, or the
+-- response that is one.
+local function rescue(client, plan, number, problem, err)
   local stale, url, hops = client.cache:rescue(client, plan, problem)
   if not stale then return nil end
   local res = response.of(stale, url, number)
@@ -132,6 +134,9 @@ local function rescue(client, plan, number, problem)
   local action = verdict.of(plan, res)
   if not verdict.is_good(action) or saved.deliver(plan, res) then return nil end
   if action == "ignore" then res.ignored = true end
+  err = err or http_error(plan, problem)
+  err.attempts = number
+  res.instead_of, plan.root.failed = err, err
   return res
 end
 
@@ -169,12 +174,10 @@ local function run(client, plan)
       end
       -- That a script accepts errors does not mean that it wants them.
       if plan.cache and action == "accept" then stale = rescue(client, plan, number, res) end
-      if stale then
-        plan.root.failed = http_error(plan, res)
-      elseif verdict.is_good(action) then
+      if not stale and verdict.is_good(action) then
         if plan.cache then client.cache:settle(client, res, true) end
         err = accepted(plan, res, action)
-      else
+      elseif not stale then
         wait, err = judge_failure(client, plan, number, res, err, action)
         if plan.cache and res and not action and not wait then
           client.cache:settle(client, res, false)
@@ -184,8 +187,10 @@ local function run(client, plan)
       observe_attempt(plan, number, res, err, took, wait ~= nil)
     end
     if not wait and not again then
-      if err and plan.cache then stale = rescue(client, plan, number, err) end
-      if err and stale then plan.root.failed, err = err, nil end
+      if err and plan.cache then
+        stale = rescue(client, plan, number, err, err)
+        if stale then err = nil end
+      end
       res = stale or res
       observe_request(plan, number, res, err, elapsed)
       if not err then return res end
@@ -263,9 +268,8 @@ local function run_limited(client, plan)
     observe_attempt(plan, clock.attempts, nil, err, took, false)
   end
   local stale = plan.cache
-    and rescue(client, plan, clock.attempts, { kind = err.kind, url = plan.root.url })
+    and rescue(client, plan, clock.attempts, { kind = err.kind, url = plan.root.url }, err)
   if stale then
-    plan.root.failed = err
     observe_request(plan, clock.attempts, stale, nil, clock.elapsed)
     return stale
   end
@@ -284,6 +288,14 @@ local function attempts(client, plan)
   local res, err = run_limited(client, plan)
   if res and res.stream then res.stream:own(client.sched:current()) end
   return res, err
+end
+
+-- An outage that nobody sees is worth a line to who looks for it.
+local function tell(client, res)
+  local voice = client.env.voice
+  if not voice then return end
+  voice.log:debug("answered from the cache instead of an error",
+    { error = res.instead_of, url = res.url, age = math.floor(res.age or 0) })
 end
 
 -- From the store, or by attempts.
@@ -317,6 +329,7 @@ local function carry_out(client, plan)
   kept.flights:abandon(plan.root, ok and (err or plan.root.failed) or nil)
   plan.root.over, plan.root.stale = true, nil
   if not ok then error(res, 0) end
+  if res and res.instead_of then tell(client, res) end
   return res, err
 end
 
@@ -337,8 +350,8 @@ end
 ---  origin, status, kind, elapsed, size, wire, attempt, retried, hedge, lost}, where `lost` is true
 ---  for one of an attempt and its hedges whose outcome does not count, mostly a cancelled one; by
 ---  `observer:request(info)` of that of the request, {url, origin, ok, from_cache, attempts,
----  elapsed, kind, status}; and by `observer:fell_back(info)`, {url}, when the request that failed
----  was answered by `fallback`. They must not wait.
+---  elapsed, kind, status, instead_of}; and by `observer:fell_back(info)`, {url}, when the request
+---  that failed was answered by `fallback`. They must not wait.
 ---@return table|nil res, table? err
 function fetch.fetch(client, given, observer)
   local plan, err = request.plan(client.defaults, given, client.idn)

@@ -7,12 +7,16 @@ local stdout = {}
 
 local CLOSED = {} -- raised when nobody reads what is written, as after `| head`
 
----@param text string
-function stdout.write(text)
-  local ok, problem, code = io.stdout:write(text)
+-- For what write and flush return.
+local function check(ok, problem, code)
   if ok then return end
   if code == 32 then error(CLOSED, 0) end -- EPIPE
   error(errors.new("invalid", "stdout: " .. problem), 0)
+end
+
+---@param text string
+function stdout.write(text)
+  check(io.stdout:write(text))
 end
 
 --- Writes a value as JSON, in which nothing speaks to a terminal.
@@ -28,8 +32,12 @@ end
 ---@return any result of fn, nil when nobody reads it any more
 function stdout.guarded(fn, ...)
   local ok, result = pcall(fn, ...)
-  if ok and io.stdout:flush() then return result end
-  if ok or result == CLOSED then return nil end
+  if ok then
+    local flushed, problem = pcall(function() check(io.stdout:flush()) end)
+    if flushed then return result end
+    result = problem
+  end
+  if result == CLOSED then return nil end
   error(result, 0)
 end
 

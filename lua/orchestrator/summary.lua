@@ -4,6 +4,7 @@
 -- It observes the requests of a run (`attempt`, `request`) and is told of items and records by
 -- pipeline.lua.
 
+local cache_tally = require "orchestrator.cache_tally"
 local errors = require "orchestrator.errors"
 local histogram = require "orchestrator.histogram"
 local json = require "orchestrator.json"
@@ -34,7 +35,7 @@ function summary.new(opts)
     requests = { total = 0, ok = 0, failed = 0, retried = 0, from_cache = 0, fallback = 0 },
     attempts = 0, retries = 0, bytes = 0,
     hedges = { sent = 0, won = 0 },
-    cache = { fresh = 0, revalidated = 0, stale = 0 }, -- requests it answered
+    cache = cache_tally.new(),
     latency = histogram.new(),
     statuses = {}, -- status → attempts
     hosts = {}, host_count = 0, -- origin → counters
@@ -121,7 +122,7 @@ function Summary:request(info)
   if info.ok then requests.ok = requests.ok + 1 else requests.failed = requests.failed + 1 end
   if info.from_cache then
     requests.from_cache = requests.from_cache + 1
-    self.cache[info.from_cache] = self.cache[info.from_cache] + 1
+    self.cache:add(info.from_cache, info.instead_of)
   end
   if info.attempts > 1 then requests.retried = requests.retried + 1 end
   local host = host_of(self, info.origin or "other")
@@ -186,17 +187,18 @@ function Summary:metrics(elapsed)
     return { count = count, rate = elapsed > 0 and count / elapsed or 0 }
   end
   local requests, records = self.requests, self.records
+  local function share(count)
+    return { count = count, rate = requests.total > 0 and count / requests.total or 0 }
+  end
   return {
     http_reqs = counter(requests.total),
-    http_req_failed = {
-      count = requests.failed,
-      rate = requests.total > 0 and requests.failed / requests.total or 0,
-    },
+    http_req_failed = share(requests.failed),
     http_req_duration = self.latency,
     iterations = counter(self.items),
     records = counter(records.out),
     records_filtered = counter(records.filtered),
     dead_letters = counter(records.dead),
+    stale_if_error = share(self.cache.counts.stale_if_error),
   }
 end
 
@@ -298,7 +300,7 @@ function Summary:table(run)
     requests = copy(self.requests),
     attempts = self.attempts,
     hedges = copy(self.hedges),
-    cache = copy(self.cache),
+    cache = copy(self.cache.counts),
     records = copy(self.records),
     bytes = self.bytes,
     latency_ms = quantiles(self.latency, { 50, 90, 95, 99 }),
@@ -406,17 +408,6 @@ local function requests_line(self)
   return line .. ", " .. size(self.bytes) .. " received"
 end
 
--- Of how many requests the cache had the answer, and how.
-local function cache_line(self)
-  local ways = {}
-  for _, way in ipairs { "fresh", "revalidated", "stale" } do
-    local count = self.cache[way]
-    if count > 0 then ways[#ways + 1] = grouped(count) .. " " .. way end
-  end
-  return string.format("answered %s of %s, %s", grouped(self.requests.from_cache),
-    grouped(self.requests.total), table.concat(ways, ", "))
-end
-
 local LIMITS = { concurrency = "a free slot", server = "limits of the servers' own" }
 
 -- Those of a table that were waited for long enough to be told, the longest first.
@@ -474,7 +465,10 @@ function Summary:text(run)
     grouped(records["in"]), grouped(records.filtered), grouped(records.out)))
   for _, output in ipairs(run.outputs) do add("output", shown(output)) end
   add("requests", requests_line(self))
-  if self.requests.from_cache > 0 then add("cache", cache_line(self)) end
+  if self.requests.from_cache > 0 then
+    add("cache", self.cache:line(self.requests.total, grouped))
+  end
+  for _, line in ipairs(self.cache:hidden(grouped, shown)) do add("stale", line, YELLOW) end
   local slowest = self.slowest[1]
   if slowest then
     add("slowest", string.format("%s %s%s", duration(slowest.elapsed), shown(slowest.url),

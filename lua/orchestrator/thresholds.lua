@@ -13,7 +13,8 @@ local thresholds = {}
 ---@field compare string
 ---@field bound number
 
--- What may be asked of each. A counter's rate is per second; http_req_failed's is a share.
+-- What may be asked of each. A counter's rate is per second; that of http_req_failed and
+-- stale_if_error is a share.
 local COUNTER = { "count", "rate" }
 local TREND = { "avg", "min", "med", "max", "p(95)" }
 local METRICS = {
@@ -24,6 +25,7 @@ local METRICS = {
   records = COUNTER, -- records written
   records_filtered = COUNTER,
   dead_letters = COUNTER,
+  stale_if_error = COUNTER, -- requests that the cache answered instead of an error
 }
 
 local COMPARE = {

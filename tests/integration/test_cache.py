@@ -4,12 +4,13 @@ is tested in tests/spec and tests/conformance."""
 import gzip
 import json
 import os
+import shutil
 import signal
 import threading
 import time
 
-from program import Case
-from servers import RawServer, answer, answer_json, silence
+from program import PRELUDE, Case
+from servers import PATIENCE, RawServer, answer, answer_json, silence
 
 # A client with the cache that its parameters say, and what it gets for P.paths.
 FETCH = """
@@ -155,13 +156,17 @@ class CacheTest(Case):
         )  # fmt: skip
         self.assertNotIn("  cache", run.err)
         summary = json.loads(self.read("s.json"))
-        self.assertEqual(summary["cache"], {"fresh": 0, "revalidated": 0, "stale": 0})
+        self.assertEqual(summary["cache"], {
+            "fresh": 0, "revalidated": 0, "stale": 0, "stale_if_error": 0,
+        })  # fmt: skip
 
         run = self.pipeline(fields, self.base, "--summary", "s.json", "--cache", "force-cache")
         self.assertIn("cache     answered 2 of 2, 1 fresh, 1 stale\n", run.err)
         self.assertIn("requests  2, 0 B received\n", run.err)
         summary = json.loads(self.read("s.json"))
-        self.assertEqual(summary["cache"], {"fresh": 1, "revalidated": 0, "stale": 1})
+        self.assertEqual(summary["cache"], {
+            "fresh": 1, "revalidated": 0, "stale": 1, "stale_if_error": 0,
+        })  # fmt: skip
         self.assertEqual((summary["attempts"], summary["requests"]["from_cache"]), (0, 2))
         records = self.records("out.jsonl")[:3]
         self.assertEqual([r["_meta"]["source"] for r in records], ["fresh", "fresh", "stale"])
@@ -255,14 +260,84 @@ class CacheTest(Case):
             self.assertRegex(run.err, r'script\.lua:1: (client|request): "cache": .*--state-dir')
         self.assertEqual(self.server.requests, [])
 
+    def test_past_a_cache_that_cannot_be_opened(self):
+        self.server.routes["/a"] = answer(b"one", cache_control="max-age=60")
+        self.assertEqual(self.fetch("/a", "--cache", "no-store", mode="reload"),
+                         [["network", "one", 1]])  # fmt: skip
+        self.assertEqual(self.files(), [])
+        self.write(".orchestrator/cache.db", "spoilt")
+        self.assertEqual(self.fetch("/a", "--cache", "no-store"), [["network", "one", 1]])
+        self.assertEqual(self.read(".orchestrator/cache.db"), "spoilt")
+
+    def test_offline_when_nothing_was_ever_cached(self):
+        run = self.lua(
+            """
+            for _, cache in ipairs { true, { memory = "1MB", max_size = "2MB" } } do
+              local api = orc.client { base_url = P.base, cache = cache }
+              emit(select(2, api:fetch "/a").fault)
+            end
+            """, self.base, "--cache", "only-if-cached", "--state-dir", "state",
+        )  # fmt: skip
+        self.assertEqual((run.values, self.files()), (["not_cached"] * 2, []))
+        self.assertRegex(run.err, r"^\S+ warn nothing is cached in state\n$")
+        self.assertFalse(os.path.exists(self.path("state")))
+
+    def test_what_two_programs_store_at_once_is_kept_once(self):
+        both = threading.Barrier(2, timeout=PATIENCE)
+
+        def together(_connection, _request):
+            both.wait()
+            return answer(b"one", cache_control="max-age=60")
+
+        self.server.routes["/a"] = together
+        self.fetch("", "--cache", "default")  # makes it
+        self.write("fetch.lua", PRELUDE + FETCH)
+        processes = [self.start("fetch.lua", self.base, "paths=/a") for _ in range(2)]
+        for process in processes:
+            self.assertEqual(self.finish(process).value, ["network", "one", 1])
+
+        def stored():
+            return len(self.orchestrate("cache", "list", "--json").values)
+
+        self.assertEqual(stored(), 2)
+        self.assertEqual(self.fetch("/a"), [["fresh", "one", 0]])
+        self.assertEqual(stored(), 1)
+
+    def test_an_outage_is_told_of(self):
+        self.server.routes["/a"] = answer_json('{"id":1}', cache_control="max-age=0")
+        fields = """
+        name = "p", client = { base_url = P.base, retry = false, cache = { stale_if_error = "1d" },
+          concurrency = 1 }, source = { "/a", "/a" }, sink = "out.jsonl",
+        thresholds = { stale_if_error = "count==0" }
+        """
+        self.pipeline(fields, self.base)
+        self.server.routes["/a"] = answer(status="503 Service Unavailable")
+        run = self.pipeline(fields, self.base, "--summary", "s.json", "--log-level", "debug", code=3)
+        self.assertIn(f"\n  stale     2 instead of http 503 at {self.server.base}\n", run.err)
+        self.assertIn("missed    threshold stale_if_error count==0: it is 2\n", run.err)
+        line = r"debug answered from the cache instead of an error age=\d+ error=.*503.* url=http:"
+        self.assertRegex(run.err, line)
+        told = json.loads(self.read("s.json"))
+        self.assertEqual(
+            told["cache"], {"fresh": 0, "revalidated": 0, "stale": 2, "stale_if_error": 2}
+        )
+
     def test_the_options_of_a_client_that_are_for_all(self):
-        body = os.urandom(40_000)
+        body = os.urandom(1_200_000)
         self.server.routes["/a"] = answer(body, cache_control="max-age=60")
         source = """
         local api = orc.client { base_url = P.base, cache = { max_size = P.max_size, memory = P.memory } }
         for _ = 1, 2 do emit(assert(api:fetch "/a").from_cache or "network") end
         """
-        run = self.lua(source, self.base, "max_size=10kB")
+        run = self.lua(source, self.base, "max_size=999kB", code=2)
+        self.assertIn('"max_size" must be at least "1MB"', run.err)
+        run = self.lua(source, self.base, "max_size=1MB")
         self.assertEqual(run.values, ["network", "network"])
+        # Another client, or request, has what is usual.
+        for other in ("orc.client { cache = true }", "orc.fetch { url = P.base, cache = true }"):
+            shutil.rmtree(self.path(".orchestrator"))
+            run = self.lua(other + source, self.base, "max_size=1MB")
+            self.assertEqual(run.values, ["network", "fresh"], other)
+        shutil.rmtree(self.path(".orchestrator"))
         run = self.lua(source, self.base, "memory=1MB")
         self.assertEqual(run.values, ["network", "fresh"])

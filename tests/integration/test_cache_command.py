@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import struct
+import time
 import unittest
 
 from program import Case
@@ -90,12 +91,17 @@ class Cached(Case):
 
 
 class Shown(Cached):
+    HINT = ": it takes the whole URL, or * for any text, as in 'https://api.example.com/*'"
+
     def test_nothing(self):
         nothing = {
             "stats": (0, "entries   0, 0 fresh, 0 stale", ""),
             "list": (0, "", "nothing is cached in .orchestrator"),
-            "show http://a.test/": (1, "", "nothing is cached of http://a.test/"),
+            "show http://a.test/": (1, "", "nothing is cached of http://a.test/" + self.HINT),
+            "show http://a.test/*": (1, "", "nothing is cached of http://a.test/*"),
+            "list a": (0, "", "nothing is cached of a" + self.HINT),
             "clear": (0, "removed 0 entries, 0 B", ""),
+            "clear a": (0, "removed 0 entries, 0 B", "nothing is cached of a" + self.HINT),
             "verify": (0, "checked 0 entries and 0 bodies: nothing is wrong", ""),
         }
         for state in ("none", "empty"):
@@ -127,9 +133,9 @@ class Shown(Cached):
             r"  bodies    3, 10\.0 kB, stored in \d+ B \(\d+\.\d : 1\)\n"
             r"  on disk   \d+\.\d kB\n"
             r"  stored    the oldest 3\.0 d ago, the newest \d s ago\n"
-            r"  hosts             2   20\.0 kB  https://a\.test\n"
-            r"                    1       1 B  https://a\.test:8443\n"
-            r"                    1       1 B  https://b\.test\n$",
+            r"  hosts             2 entries,  20\.0 kB  https://a\.test\n"
+            r"                    1 entry,        1 B  https://a\.test:8443\n"
+            r"                    1 entry,        1 B  https://b\.test\n$",
         )
         told = self.cache("stats", "--json").value
         hosts = told.pop("hosts")
@@ -159,7 +165,7 @@ class Shown(Cached):
         self.assertEqual(self.urls("*.test/[13]*"), ["https://a.test/1?x=1", "https://b.test/3"])
         self.assertEqual(self.urls("https://a.test/2"), ["https://a.test/2"])
         run = self.cache("list", "a.test")
-        self.assertRegex(run.err, r"nothing is cached of a\.test \(\* stands for any")
+        self.assertRegex(run.err, r"nothing is cached of a\.test: it takes the whole URL")
         self.assertEqual(run.out, "")
 
     def test_a_long_list_is_whole(self):
@@ -240,6 +246,16 @@ class Shown(Cached):
         run = self.orchestrate("--state-dir", "else/where", "cache", "list")
         self.assertIn("http://a.test/", run.out)
 
+    def test_a_full_disk(self):
+        self.fill(*(entry(f"http://a.test/{i}", str(i)) for i in range(200)))
+        for args in ("cache stats", "cache list", "cache show *", "cache verify", "cache list --json",
+                     "cache -h", "cache list -h", "-h", "--version"):  # fmt: skip
+            with open("/dev/full", "wb") as full:
+                run = self.orchestrate(*args.split(), stdout=full)
+            self.assertEqual(
+                (run.code, run.err), (1, "orchestrator: stdout: No space left on device\n"), args
+            )
+
     def test_nobody_reads_the_list_to_its_end(self):
         self.fill(*(entry(f"http://a.test/{i}/{'x' * 100}", str(i)) for i in range(1500)))
         process = self.start("cache", "list")
@@ -258,6 +274,23 @@ class Shown(Cached):
 
 
 class Run(Cached):
+    def test_the_key_of_a_script(self):
+        source = """
+        orc.secret.value "k3y-s3cret"
+        local api = orc.client { base_url = P.base, cache = { key = function(request)
+          return request.url:match "^[^?]+" .. " of k3y-s3cret\\n\\27[2J" .. ("x"):rep(300)
+        end } }
+        for _, path in ipairs { "/1?t=1", "/1?t=2" } do emit(assert(api:fetch(path)).body) end
+        """
+        with RawServer({"/1?t=1": answer_json("1", cache_control="max-age=60")}) as server:
+            self.assertEqual(self.lua(source, f"base={server.base}").values, ["1", "1"])
+        key = rf"{server.base}/1 of \*\*\* \\x1b\[2Jx+…"
+        run = self.cache("show", server.base + "/1?t=1")
+        self.assertRegex(run.out, rf"^{server.base}/1\?t=1\n  key      {key}\n  status   200\n")
+        self.assertIn(" of *** ", self.cache("list", "--json").value["key"])
+        with open(self.path(".orchestrator/cache.db"), "rb") as file:
+            self.assertNotIn(b"k3y-s3cret", file.read())
+
     def test_what_a_run_has_cached(self):
         source = (
             "local api = orc.client { base_url = P.base, retry = false, cache = true }"
@@ -279,6 +312,17 @@ class Run(Cached):
         )
         self.cache("clear", url)
         self.assertEqual(self.lua(source, *offline).value, {"err": "http"})
+
+
+class Locked(Cached):
+    def test_reading_waits_for_nobody(self):
+        self.fill(entry("http://a.test/"))
+        with self.database() as database:
+            database.execute("BEGIN IMMEDIATE")
+            began = time.monotonic()
+            for command in ("stats", "list", "show http://a.test/"):
+                self.assertIn("a.test", self.cache(*command.split()).out)
+            self.assertLess(time.monotonic() - began, 9)  # nobody waits for 10 s
 
 
 class Removed(Cached):
@@ -386,6 +430,10 @@ class Removed(Cached):
 
 class Damaged(Cached):
     PATH = ".orchestrator/cache.db"
+    DAMAGED = (
+        r"^orchestrator: \.orchestrator/cache\.db is damaged \(.+\): "
+        r"`orchestrator cache clear` removes it\n$"
+    )
 
     def setUp(self):
         super().setUp()
@@ -406,7 +454,7 @@ class Damaged(Cached):
 
     def verified(self):
         run = self.cache("verify", code=1)
-        self.assertRegex(run.err, r"^orchestrator: \.orchestrator/cache\.db is damaged: .*; ")
+        self.assertRegex(run.err, self.DAMAGED)
         self.assertEqual((run.out, run.err.count("\n")), ("", 1))
         self.assertIn("damage", self.cache("verify", "--json", code=1).value)
 
@@ -421,7 +469,7 @@ class Damaged(Cached):
         self.change(self.page_of("entries"), b"\xff" * 4096)
         for command in ("stats", "list", "show http://a.test/1", "clear *", "verify"):
             run = self.cache(*command.split(), code=2)
-            self.assertRegex(run.err, r"^orchestrator: \.orchestrator/cache\.db: ")
+            self.assertRegex(run.err, self.DAMAGED)
             self.assertEqual(run.out, "")
         self.clears()
 
@@ -431,7 +479,7 @@ class Damaged(Cached):
         self.verified()
         for command in ("stats", "list", "show http://a.test/1", "clear *"):
             run = self.cache(*command.split(), code=1)
-            self.assertRegex(run.err, r"^orchestrator: .*malformed")
+            self.assertRegex(run.err, self.DAMAGED)
         self.clears()
 
     def test_an_index(self):
@@ -448,7 +496,7 @@ class Damaged(Cached):
         os.truncate(self.path(self.PATH), 0)
         for command in ("stats", "list", "show http://a.test/1", "clear *", "verify"):
             run = self.cache(*command.split(), code=2)
-            self.assertRegex(run.err, r"^orchestrator: \.orchestrator/cache\.db: ")
+            self.assertRegex(run.err, self.DAMAGED)
             self.assertEqual(run.out, "")
         self.assertRegex(self.cache("clear", "--json").value["file"], r"cache\.db$")
         self.assertEqual(self.urls(), [])

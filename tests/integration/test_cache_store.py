@@ -472,9 +472,10 @@ class Damaged(StoreCase):
                 self.assertEqual(file.read(), text)  # it is left as it is
             return run.value["problem"]
 
-        delete = r"; delete it, which loses only what can be fetched again, or name another dir"
-        self.assertRegex(damaged(whole[:5000]), r"^st/cache\.db: .*" + delete)
-        self.assertRegex(damaged(b""), r"^st/cache\.db: it was cut off: there are 0 bytes" + delete)
+        clear = r"\): `orchestrator cache clear --state-dir st` removes it$"
+        self.assertRegex(damaged(whole[:5000]), r"^st/cache\.db is damaged \(.*" + clear)
+        cut_off = r"^st/cache\.db is damaged \(it was cut off: there are 0 bytes"
+        self.assertRegex(damaged(b""), cut_off + clear)
         self.assertRegex(damaged(b"text " * 1000), r"^st/cache\.db: .*; move it away, or name")
         newer = bytearray(whole)
         newer[60:64] = (99).to_bytes(4, "big")
@@ -510,7 +511,9 @@ class Damaged(StoreCase):
         seen, warnings = run.values
         self.assertEqual(seen, [False] * 20)
         self.assertEqual(warnings.count("\n"), 0)
-        self.assertRegex(warnings, r"^st/cache\.db: .*malformed.*; delete it, which loses only")
+        self.assertRegex(
+            warnings, r"^st/cache\.db is damaged \(.*malformed.*\), nothing is read .* removes it$"
+        )
 
 
 class Failing(StoreCase):
@@ -590,7 +593,7 @@ class Failing(StoreCase):
         )
         warning = (
             "st/cache.db: it was deleted or replaced while it was in use; nothing is read from the "
-            "cache; see to that"
+            "cache; this program goes on without it, the next one makes a new one"
         )
         self.assertEqual(run.values, [True, False, [False, [warning]]])
 

@@ -304,6 +304,19 @@ describe("a stored document", function()
     return document.decode(document.encode(entry), "u")
   end
 
+  it("has the key of a script", function()
+    assert.is_nil(decoded({}).named)
+    for _, more in ipairs {
+      {}, { vary = { accept = "x" } }, { on = "accept" },
+      { status = 206, range = { first = 0, last = 3 }, asked = "bytes=0-3" },
+    } do
+      more.named = "the k\195\182y: 1"
+      local entry = decoded(more)
+      assert.same({ more.named, more.asked, more.on, more.vary or {} },
+        { entry.named, entry.asked, entry.on, entry.vary })
+    end
+  end)
+
   it("is none when it says what cannot be", function()
     assert.is_table(decoded {})
     assert.is_table(decoded { status = 206, range = { first = 0, last = 3 } })

@@ -141,7 +141,22 @@ describe("the option cache", function()
     end)
     assert.same({ URL .. "?t=1", "GET", "b", "***" }, { described.url, described.method,
       described.headers["x-a"], tostring(described.headers.authorization) })
-    assert.has_error(function() asked({ URL }, { cache = { key = function() end } }) end)
+  end)
+
+  it("has a key that must be a text, and says where it is not", function()
+    for _, case in ipairs {
+      { "nil" }, { "nil: no user id in the URL", nil, "no user id in the URL" },
+      { "an empty one", "" }, { "a number", 7 }, { "a boolean", false, "x" },
+    } do
+      local line = debug.getinfo(1, "l").currentline + 1
+      local function key() return case[2], case[3] end
+      local ok, problem = pcall(asked, { URL }, { cache = { key = key } })
+      assert.is_false(ok)
+      problem = type(problem) == "table" and problem.message or problem
+      local said = "cache.key: must return a text to store by; it returned " .. case[1]
+      assert.is_truthy(problem:find(said, 1, true), problem)
+      assert.is_truthy(problem:find("cache_options_spec.lua:" .. line .. ": cache.key", 1, true))
+    end
   end)
 
   it("drops what a POST to a URL of the same key made void", function()
@@ -247,6 +262,25 @@ describe("a request that the cache answers", function()
     assert.same({ 3, "attempt", nil, 1 }, { #told, told[1], told[2].from_cache, told[2].attempts })
     assert.same({ "fresh", 0, 0, true },
       { told[3].from_cache, told[3].attempts, told[3].elapsed, told[3].ok })
+  end)
+
+  it("is told of as such also when it is not accepted", function()
+    local told = {}
+    local observer = { attempt = function() end,
+      request = function(_, info) told[#told + 1] = info end }
+    local gone = { status = 404, head = 'Cache-Control: max-age=5\r\nETag: "a"\r\n' }
+    program({ gone, { status = 304, head = gone.head } }, function(w)
+      local api = w.client { cache = true, retry = false }
+      assert(api:fetch { url = URL, accept = { 404 } })
+      for _ = 1, 2 do
+        assert.equal(404, select(2, api:fetch(URL, observer)).status)
+        w.sched:sleep(10)
+      end
+    end)
+    for i, from in ipairs { "fresh", "revalidated" } do
+      assert.same({ from, 404, false, "http" },
+        { told[i].from_cache, told[i].status, told[i].ok, told[i].kind })
+    end
   end)
 
   it("is judged like any other, and asked for when it is to be tried again", function()
@@ -369,8 +403,12 @@ describe("a stale response instead of an error", function()
   local SHORT = { head = "Cache-Control: max-age=1\r\n", body = "old" }
   local CLIENT = { cache = { stale_if_error = "1h" } }
 
+  local instead_of -- of what it was
+
   local function after(failure, request, client)
     local got
+    local seen
+    local observer = { attempt = function() end, request = function(_, info) seen = info end }
     local count = program({ SHORT, failure }, function(w)
       local opts = { retry = false }
       for name, value in pairs(CLIENT) do opts[name] = value end
@@ -378,8 +416,14 @@ describe("a stale response instead of an error", function()
       local api = w.client(opts)
       assert(api:fetch(URL))
       w.sched:sleep(10)
-      local res, err = api:fetch(request or URL)
+      local res, err = api:fetch(request or URL, observer)
       got = res and { res.from_cache, res.body, res.attempts } or { err.kind, err.status }
+      assert.equal(res and res.instead_of, seen.instead_of)
+      if res then
+        instead_of = { res.instead_of.kind, res.instead_of.status, res.instead_of.attempts }
+        assert.equal(URL, res.instead_of.url)
+        assert.is_true(errors.is(res.instead_of))
+      end
     end)
     got[4] = count
     return got
@@ -387,8 +431,10 @@ describe("a stale response instead of an error", function()
 
   it("comes after the retries", function()
     assert.same({ "stale", "old", 1, 2 }, after { status = 503 })
+    assert.same({ "http", 503, 1 }, instead_of)
     assert.same({ "stale", "old", 3, 4 },
       after({ fault = "reset" }, nil, { retry = { attempts = 3 } }))
+    assert.same({ "network", nil, 3 }, instead_of)
     assert.same({ "stale", "old", 3, 4 },
       after({ status = 503 }, nil, { retry = { attempts = 3 } }))
     assert.same({ "http", 404, nil, 2 }, after { status = 404 })
@@ -396,11 +442,13 @@ describe("a stale response instead of an error", function()
 
   it("comes when there is no time left", function()
     assert.same({ "stale", "old", 1, 2 }, after({ after = 9 }, nil, { timeout = { total = 3 } }))
+    assert.same({ "timeout", nil, 1 }, instead_of)
     assert.same({ "stale", "old", 1, 2 }, after({ after = 9 }, nil, { timeout = 3 }))
   end)
 
   it("comes also when errors are accepted", function()
     assert.same({ "stale", "old", 1, 2 }, after({ status = 503 }, { url = URL, accept = "any" }))
+    assert.same({ "http", 503, 1 }, instead_of)
   end)
 
   it("goes to a file, too", function()
@@ -408,6 +456,28 @@ describe("a stale response instead of an error", function()
     assert.same({ "stale", nil, 1, 2 }, after({ status = 503 }, { url = URL, save = path }))
     os.remove(path)
   end)
+
+  it("names that error also to those that waited for the answer, and in a line of its own",
+    function()
+      local said, errs = {}, {}
+      program({ SHORT, { status = 503, after = 1 } }, function(w)
+        w.env.voice = { log = {
+          warn = error,
+          debug = function(_, text, fields) said[#said + 1] = { text, fields } end,
+        } }
+        local api = w.client { cache = { stale_if_error = "1h" }, retry = false }
+        local fresh = assert(api:fetch(URL))
+        assert.is_nil(fresh.instead_of)
+        w.sched:sleep(10)
+        w.orc.map({ 1, 2, 3 }, function(i)
+          errs[i] = assert(api:fetch(URL)).instead_of.status
+        end)
+      end)
+      assert.same({ 503, 503, 503 }, errs)
+      assert.equal(3, #said)
+      assert.equal("answered from the cache instead of an error", said[1][1])
+      assert.same({ 503, URL, 11 }, { said[1][2].error.status, said[1][2].url, said[1][2].age })
+    end)
 
   it("is found for what a redirect leads to", function()
     program({

@@ -412,7 +412,9 @@ local BREAKAGES = {
   without "must-understand", without "immutable", without "public", without "private",
   without "stale-while-revalidate", without "stale-if-error",
   lacking "age", lacking "date", lacking "expires", lacking "last-modified", lacking "etag",
-  lacking "vary",
+  { "vary not read", cache_entry, "vary", function()
+    return function() return {} end
+  end },
   { "a clock set back that makes younger", cache_entry, "resident", function()
     return function(entry, now) return now - entry.response_time end
   end },

@@ -42,9 +42,9 @@ describe("cache_report", function()
         "  bodies    1,100, 12.1 MB, stored in 3.4 MB (3.6 : 1)",
         "  on disk   4.2 MB",
         "  stored    the oldest 3.0 d ago, the newest 5 s ago",
-        "  hosts         1,000   10.1 MB  https://a.test",
+        "  hosts         1,000 entries,  10.1 MB  https://a.test",
       }, { unpack(lines, 1, 6) })
-      assert.matches("^ +1 +7 B  https://%*%*%*@b.test\\x1b", lines[7])
+      assert.matches("^ +1 entry, +7 B  https://%*%*%*@b.test\\x1b", lines[7])
       assert.equal("            and 10 other hosts", lines[8])
     end)
 

@@ -103,15 +103,22 @@ describe("a store of responses", function()
     for reason, advice in pairs {
       read_only = "make the directory and the files in it writable, or name another directory",
       not_a_database = "move it away, or name another directory with %-%-state%-dir$",
-      corrupt = "delete it, which loses only what can be fetched again, or name another directory",
       foreign = "it belongs to another program: name another directory with %-%-state%-dir$",
-      newer = "use the version of orchestrator that wrote it, delete it, which loses only what",
-      busy = "end the process that keeps it, or name another directory",
+      newer = "use the version of orchestrator that wrote it; `orchestrator cache clear "
+        .. "%-%-state%-dir some/dir` removes it$",
+      busy = "another process keeps it: try again, end that process, or name another directory",
       failed = "see to that, or name another directory",
     } do
       assert.matches("^some/dir/cache%.db: it is so; " .. advice,
         problem_with { nil, reason, "it is so" })
     end
+    local corrupt = { nil, "corrupt", "it was cut off" }
+    assert.equal("some/dir/cache.db is damaged (it was cut off): `orchestrator cache clear "
+      .. "--state-dir some/dir` removes it", problem_with(corrupt))
+    env.state_dir = ".orchestrator"
+    assert.equal(".orchestrator/cache.db is damaged (it was cut off): `orchestrator cache clear` "
+      .. "removes it", problem_with(corrupt))
+    env.state_dir = "some/dir"
     answers.store_directory = { nil, "No space left on device" }
     assert.equal("the state directory some/dir cannot be made: No space left on device; see to "
       .. "that, or name another directory with --state-dir", problem_with {})
@@ -291,9 +298,9 @@ describe("a store of responses", function()
       assert.equal(1, #store:get "a")
       store:finish()
     end)
-    assert.same({ "some/dir/cache.db: database disk image is malformed; nothing is read from the "
-      .. "cache; delete it, which loses only what can be fetched again, or name another directory "
-      .. "with --state-dir" }, warnings)
+    assert.same({ "some/dir/cache.db is damaged (database disk image is malformed), nothing is "
+      .. "read from the cache: `orchestrator cache clear --state-dir some/dir` removes it" },
+      warnings)
   end)
 
   it("goes on without, and says so once, when it cannot be written", function()

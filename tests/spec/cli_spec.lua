@@ -17,16 +17,21 @@ end
 -- What a command line prints before it exits, and its status.
 local function printed(line)
   local G = getfenv(0) -- the globals of the module; busted gives its specs a copy
-  local exit, stdout, print = G.os.exit, G.io.stdout, G.print
+  local exit, stdout = G.os.exit, G.io.stdout
   local text, status = "", nil
-  G.io.stdout = { write = function(_, ...) text = text .. table.concat { ... } end }
-  G.print = function(part) text = text .. part .. "\n" end
+  G.io.stdout = {
+    write = function(_, ...)
+      text = text .. table.concat { ... }
+      return true
+    end,
+    flush = function() return true end,
+  }
   G.os.exit = function(code)
     status = code
     error "exit"
   end
   pcall(parse, line)
-  G.os.exit, G.io.stdout, G.print = exit, stdout, print
+  G.os.exit, G.io.stdout = exit, stdout
   return text, status
 end
 
@@ -117,8 +122,8 @@ describe("cli", function()
     it("helps", function()
       local text, status = printed "cache -h"
       assert.equal(0, status)
-      for _, part in ipairs { "stats", "list", "show", "clear", "verify", "--state-dir DIR",
-        "--json", "exit status" } do
+      for _, part in ipairs { "stats", "list [GLOB]", "show URL", "clear [GLOB]", "verify",
+        "--state-dir DIR", "--json", "exit status" } do
         assert(text:find(part, 1, true), part)
       end
       for _, command in ipairs { "stats", "list", "show", "clear", "verify" } do

@@ -22,6 +22,7 @@ local function request(s, fields)
   end
   s:request { url = url, origin = origin, ok = not fields.kind, attempts = attempts,
     elapsed = fields.elapsed or 0.1, from_cache = fields.from_cache,
+    instead_of = fields.instead_of,
     kind = fields.kind, status = status }
 end
 
@@ -80,7 +81,7 @@ describe("summary", function()
       pipeline = "hourly", run_id = "r1", started_at = "2023-11-14T22:13:20Z", elapsed_s = 1.52,
       requests = { total = 4, ok = 3, failed = 1, retried = 1, from_cache = 1, fallback = 0 },
       attempts = 6, hedges = { sent = 0, won = 0 },
-      cache = { fresh = 0, revalidated = 0, stale = 1 },
+      cache = { fresh = 0, revalidated = 0, stale = 1, stale_if_error = 0 },
       records = { ["in"] = 11, out = 7, filtered = 4, dead = 1 }, bytes = 60,
       statuses = { ["200"] = 3, ["503"] = 2 }, errors = { timeout = 1 }, limits = {},
       hosts = {
@@ -104,7 +105,8 @@ describe("summary", function()
 
   it("has the same members when nothing happened", function()
     local text = json.encode(new():table(run { elapsed = 0 }))
-    assert.equal('{"attempts":0,"bytes":0,"cache":{"fresh":0,"revalidated":0,"stale":0},'
+    assert.equal('{"attempts":0,"bytes":0,'
+      .. '"cache":{"fresh":0,"revalidated":0,"stale":0,"stale_if_error":0},'
       .. '"elapsed_s":0,"errors":{},"hedges":{"sent":0,"won":0},'
       .. '"hosts":{},"latency_ms":{"max":null,"p50":null,"p90":null,"p95":null,"p99":null},'
       .. '"limits":{},"pipeline":"hourly","records":{"dead":0,"filtered":0,"in":0,"out":0},'
@@ -153,7 +155,9 @@ describe("summary", function()
     assert.same({ count = 1, rate = 0.5 }, m.dead_letters)
     assert.equal(2, m.http_req_duration.count)
     assert.same({ count = 0, rate = 0 }, new():metrics(0).records)
+    assert.same({ count = 0, rate = 0 }, m.stale_if_error)
     assert.equal(0, new():metrics(0).http_req_failed.rate)
+    assert.equal(0, new():metrics(0).stale_if_error.rate)
   end)
 
   it("is read in five seconds", function()
@@ -292,6 +296,30 @@ $]], s:text(run()))
     request(s, { from_cache = "stale" })
     assert.matches("requests  5, 12.3 MB", s:text(run()))
     assert.matches("cache     answered 3 of 5, 2 fresh, 1 stale\n", s:text(run()))
+  end)
+
+  it("tells of the errors that something stale was answered instead of", function()
+    local s = new()
+    local function hidden(kind, status, origin)
+      request(s, { from_cache = "stale", instead_of = errors.new(kind, "x",
+        { status = status, url = origin .. "/x?y" }) })
+    end
+    hidden("timeout", nil, "http://b:80")
+    for _ = 1, 20 do hidden("http", 503, "http://a:80") end
+    request(s, { from_cache = "stale" })
+    request(s, { from_cache = "fresh" })
+    local text = s:text(run())
+    assert.matches("cache     answered 23 of 23, 1 fresh, 22 stale\n"
+      .. "  stale     20 instead of http 503 at http://a:80\n"
+      .. "            1 instead of timeout at http://b:80\n  slowest", text)
+    assert.same({ fresh = 1, revalidated = 0, stale = 22, stale_if_error = 21 },
+      s:table(run()).cache)
+    assert.same({ count = 21, rate = 21 / 23 }, s:metrics(2).stale_if_error)
+    for i = 1, 200 do hidden("http", 500, "http://\27[2Jh" .. i .. ":80") end
+    text = s:text(run())
+    assert.matches("stale     20 instead of http 503 at http://a:80\n", text)
+    assert.matches("\n            199 instead of other errors\n", text)
+    assert.is_nil(text:find "\27")
   end)
 
   it("shows neither secrets nor what a terminal would obey", function()

@@ -12,6 +12,7 @@ local function metrics()
     records = { count = 10, rate = 5 },
     records_filtered = { count = 3, rate = 1.5 },
     dead_letters = { count = 1, rate = 0.5 },
+    stale_if_error = { count = 2, rate = 0.04 },
   }
 end
 
@@ -39,6 +40,8 @@ describe("thresholds", function()
     assert.same({ true, 25 }, { judge("iterations", "rate>20") })
     assert.same({ true, 3 }, { judge("records_filtered", "count<4") })
     assert.same({ false, 1 }, { judge("dead_letters", "count<1") })
+    assert.same({ false, 2 }, { judge("stale_if_error", "count==0") })
+    assert.same({ true, 0.04 }, { judge("stale_if_error", "rate<0.05") })
   end)
 
   it("judge durations in milliseconds", function()
