@@ -4,8 +4,8 @@
 # fail. Standard input is left alone: it belongs to the script that is about to run.
 
 packages='gcc libc6-dev cmake ninja-build pkgconf luajit libluajit-5.1-dev libcurl4-openssl-dev
-    libssl-dev libuv1-dev libsqlite3-dev lua-cjson-dev lua-argparse zlib1g-dev libbrotli-dev
-    libzstd-dev libmicrohttpd-dev ca-certificates'
+    libssl-dev libuv1-dev libsqlite3-dev libpq-dev lua-cjson-dev lua-argparse zlib1g-dev
+    libbrotli-dev libzstd-dev libmicrohttpd-dev ca-certificates'
 
 root=$(unset CDPATH && cd "$root/" && pwd) || exit
 

@@ -1,5 +1,6 @@
 #include "database.h"
 
+#include "number.h"
 #include "sql_functions.h"
 
 #include <errno.h>
@@ -213,12 +214,20 @@ static int connect_to(struct database *d, const char *path, int flags, int busy_
     return rc;
 }
 
+/* Unless others have it open. */
+static void leave_wal(struct database *d)
+{
+    if (d->leave_wal && sqlite3_busy_timeout(d->db, 0) == SQLITE_OK)
+        (void)exec(d, "PRAGMA journal_mode=DELETE");
+}
+
 void database_close(struct database *d)
 {
     for (size_t i = 0; i < d->count; i++) {
         sqlite3_finalize(d->cached[i].stmt);
         free(d->cached[i].sql);
     }
+    leave_wal(d);
     (void)sqlite3_close(d->db); /* which fails for statements only that were not finalized */
     free(d->path);
     *d = (struct database){0};
@@ -228,6 +237,59 @@ int database_open_reader(struct database *d, const char *path, bool functions)
 {
     enum { PATIENCE_MS = 200 }; /* it is used where nobody may wait */
     return connect_to(d, path, SQLITE_OPEN_READONLY, PATIENCE_MS, functions);
+}
+
+/* Outputs ------------------------------------------------------------------------------------- */
+
+static void sql_text(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    char text[NUMBER_BYTES];
+    if (count != 1 || sqlite3_value_type(values[0]) != SQLITE_FLOAT) {
+        sqlite3_result_value(context, values[0]);
+        return;
+    }
+    size_t len = number_plain(text, sqlite3_value_double(values[0]));
+    sqlite3_result_text(context, text, (int)len, SQLITE_TRANSIENT);
+}
+
+static void sql_check(sqlite3_context *context, int count, sqlite3_value **values)
+{
+    if (count == 2 && sqlite3_value_int(values[0]))
+        sqlite3_result_int(context, 1);
+    else
+        sqlite3_result_error(context, (const char *)sqlite3_value_text(values[count - 1]), -1);
+}
+
+static int text_of(struct database *d, const char *sql, char *text, size_t size)
+{
+    sqlite3_stmt *stmt;
+    int rc = sqlite3_prepare_v2(d->db, sql, -1, &stmt, NULL);
+    if (rc == SQLITE_OK && (rc = sqlite3_step(stmt)) == SQLITE_ROW) {
+        const char *found = (const char *)sqlite3_column_text(stmt, 0);
+        snprintf(text, size, "%s", found ? found : "");
+        rc = SQLITE_OK;
+    }
+    sqlite3_finalize(stmt);
+    return rc;
+}
+
+static int set_up_output(struct database *d)
+{
+    char mode[16] = "";
+    int rc = text_of(d, "PRAGMA journal_mode", mode, sizeof mode);
+    if (rc == SQLITE_OK)
+        d->leave_wal = strcmp(mode, "wal") != 0;
+    if (rc == SQLITE_OK)
+        rc = sqlite3_db_config(d->db, SQLITE_DBCONFIG_ENABLE_FKEY, 0, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_db_config(d->db, SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, 1, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_create_function_v2(d->db, "orchestrator_text", 1, SQLITE_UTF8, NULL, sql_text,
+                                        NULL, NULL, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_create_function_v2(d->db, "orchestrator_check", 2, SQLITE_UTF8, NULL,
+                                        sql_check, NULL, NULL, NULL);
+    return rc;
 }
 
 /* Making and migrating ------------------------------------------------------------------------ */
@@ -312,7 +374,7 @@ static enum database_refusal create(struct opening *o)
     if (rc == SQLITE_OK)
         rc = migrate(&d, o->options, 0);
     if (rc == SQLITE_OK)
-        rc = exec(&d, "COMMIT; PRAGMA journal_mode=WAL");
+        rc = exec(&d, o->options->output ? "COMMIT" : "COMMIT; PRAGMA journal_mode=WAL");
     if (rc != SQLITE_OK)
         refusal = refuse_sqlite(o, &d, rc);
     database_close(&d);
@@ -419,14 +481,16 @@ static enum database_refusal judge(struct opening *o, struct database *d, int *v
 
 static enum database_refusal set_up(struct opening *o, struct database *d)
 {
-    sqlite3_stmt *stmt;
+    sqlite3_stmt *stmt = NULL;
     int version = 0;
     enum database_refusal refusal = judge(o, d, &version);
     if (refusal != DATABASE_OPENED)
         return refusal;
     if (sqlite3_db_readonly(d->db, "main"))
         return refuse(o, DATABASE_READ_ONLY, "%s", strerror(EACCES));
-    int rc = sqlite3_prepare_v2(d->db, "PRAGMA journal_mode=WAL", -1, &stmt, NULL);
+    int rc = o->options->output ? set_up_output(d) : SQLITE_OK;
+    if (rc == SQLITE_OK)
+        rc = sqlite3_prepare_v2(d->db, "PRAGMA journal_mode=WAL", -1, &stmt, NULL);
     if (rc == SQLITE_OK && (rc = sqlite3_step(stmt)) == SQLITE_ROW) {
         const char *mode = (const char *)sqlite3_column_text(stmt, 0);
         if (!mode || strcmp(mode, "wal") != 0)
@@ -466,8 +530,10 @@ static int find_paths(struct opening *o, const char *path)
 enum database_refusal database_open(struct database *d, const char *path,
                                     const struct database_options *options, char *why, size_t size)
 {
+    enum { PATIENCE_MS = 50 }; /* nobody may wait where it is called; an output is tried again */
     struct opening o = {.options = options, .lock = -1, .why = why, .size = size};
     enum database_refusal refusal;
+    int busy_ms = options->busy_ms ? options->busy_ms : DATABASE_BUSY_MS;
     *d = (struct database){0};
     int rc = find_paths(&o, path);
     if (rc)
@@ -477,9 +543,11 @@ enum database_refusal database_open(struct database *d, const char *path,
     if (refusal == DATABASE_OPENED)
         refusal = examine(&o);
     if (refusal == DATABASE_OPENED) {
-        rc = connect_to(d, o.path, SQLITE_OPEN_READWRITE,
-                        options->busy_ms ? options->busy_ms : DATABASE_BUSY_MS, options->functions);
+        rc = connect_to(d, o.path, SQLITE_OPEN_READWRITE, options->output ? PATIENCE_MS : busy_ms,
+                        options->functions);
         refusal = rc == SQLITE_OK ? set_up(&o, d) : refuse_sqlite(&o, d, rc);
+        if (refusal == DATABASE_OPENED)
+            (void)sqlite3_busy_timeout(d->db, busy_ms); /* which cannot fail */
         if (refusal != DATABASE_OPENED)
             database_close(d);
     }

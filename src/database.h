@@ -23,11 +23,13 @@ struct database {
         sqlite3_stmt *stmt;    /* owned */
     } cached[DATABASE_CACHED]; /* the most recently used first */
     size_t count;
+    bool leave_wal; /* when it is closed */
 };
 
 struct database_options {
     bool durable;   /* a commit has reached the disk; else power loss may undo the last, in order */
     bool mine;      /* the program's own: mode 0600, and there are no empty ones */
+    bool output;    /* somebody else's: see database_open */
     int busy_ms;    /* how long a transaction waits for other processes; 0: DATABASE_BUSY_MS */
     bool functions; /* SQL may call those of sql_functions.h */
     bool snapshots; /* of store_read: see store_rest */
@@ -53,6 +55,12 @@ enum database_refusal {
  * Opens the database at `path`, in WAL mode, or makes it: whole or not at all, so a file without a
  * page is one that was cut off. An older one is brought to `version` in one transaction. A symbolic
  * link is refused (in its directory's path they are followed), as is all that the options rule out.
+ *
+ * An `output` has its journal mode back when it is closed (that of a new one is DELETE: a single
+ * file), foreign keys are not enforced, as SQLite itself does not unless it is told to, a table is
+ * renamed without regard to views, and there are two functions: orchestrator_text(v), a number as a
+ * text that gives it again; orchestrator_check(v, message), which fails unless v.
+ *
  * Returns DATABASE_OPENED, or why not with the details in `why`.
  */
 enum database_refusal database_open(struct database *d, const char *path,

@@ -2,7 +2,9 @@
 
 #include "client.h"
 #include "loop.h"
+#include "lua_postgres.h"
 #include "lua_store.h"
+#include "lua_writer.h"
 
 #include <errno.h>
 #include <lauxlib.h>
@@ -14,12 +16,14 @@
 #include <unistd.h>
 
 struct host {
-    struct loop *loop;     /* borrowed until host_destroy */
-    struct client *client; /* owned; NULL until the first transfer, a script may need none */
-    struct stores *stores; /* owned */
-    uint64_t random;       /* xorshift64* state, never 0 */
-    lua_State *L;          /* borrowed during poll, otherwise NULL */
-    bool raised;           /* deliver raised; its error is on top of L's stack */
+    struct loop *loop;       /* borrowed until host_destroy */
+    struct client *client;   /* owned; NULL until the first transfer, a script may need none */
+    struct stores *stores;   /* owned */
+    struct writers *writers; /* owned */
+    struct postgreses *postgreses; /* owned */
+    uint64_t random;               /* xorshift64* state, never 0 */
+    lua_State *L;                  /* borrowed during poll, otherwise NULL */
+    bool raised;                   /* deliver raised; its error is on top of L's stack */
 };
 
 static struct host *host_of(lua_State *L)
@@ -366,6 +370,10 @@ static int deliver_one(lua_State *L)
     lua_settop(L, 1);
     if (stores_ready(h->stores))
         stores_push(L, h->stores);
+    else if (writers_ready(h->writers))
+        writers_push(L, h->writers);
+    else if (postgreses_ready(h->postgreses))
+        postgreses_push(L, h->postgreses);
     else
         push_hop(L, h->client);
     lua_call(L, 2, 0);
@@ -377,7 +385,8 @@ static int deliver_one(lua_State *L)
 
 static bool has_next(struct host *h)
 {
-    return stores_ready(h->stores) || (h->client && client_has_next(h->client));
+    return stores_ready(h->stores) || writers_ready(h->writers) ||
+           postgreses_ready(h->postgreses) || (h->client && client_has_next(h->client));
 }
 
 /* Delivers what has ended and lets what was started begin, until neither is left to do, or for so
@@ -466,7 +475,11 @@ void host_push(lua_State *L, struct host *h)
         lua_pushcclosure(L, f->func, 1);
         lua_setfield(L, -2, f->name);
     }
+    lua_pushinteger(L, getpid());
+    lua_setfield(L, -2, "pid");
     stores_register(L, h->stores);
+    writers_register(L, h->writers);
+    postgreses_register(L, h->postgreses);
 }
 
 int host_create(struct host **out, struct loop *loop)
@@ -476,7 +489,15 @@ int host_create(struct host **out, struct loop *loop)
         return -ENOMEM;
     h->loop = loop;
     h->stores = stores_create(&loop->uv, on_ended, h);
-    if (!h->stores) {
+    h->writers = writers_create(&loop->uv, on_ended, h);
+    h->postgreses = postgreses_create(&loop->uv, on_ended, h);
+    if (!h->stores || !h->writers || !h->postgreses) {
+        if (h->stores)
+            stores_destroy(h->stores);
+        if (h->writers)
+            writers_destroy(h->writers);
+        if (h->postgreses)
+            postgreses_destroy(h->postgreses);
         free(h);
         return -ENOMEM;
     }
@@ -492,5 +513,7 @@ void host_destroy(struct host *h)
     if (h->client)
         client_destroy(h->client);
     stores_destroy(h->stores);
+    writers_destroy(h->writers);
+    postgreses_destroy(h->postgreses);
     free(h);
 }

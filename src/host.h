@@ -16,6 +16,7 @@
  *   terminal() -> columns of stderr, or nil when it is no terminal
  *   idn(name) -> the ASCII form of a host name (RFC 5891) | nil
  *   store_open(…) and the others of lua_store.h; poll delivers the results of store_run, too
+ *   output_create() and the others of lua_writer.h, likewise
  *
  * options = {ca, crl, cert, key, key_password, tls_min, insecure, proxy, proxy_user,
  * proxy_password, guard, unix, http1, jar} spec   = {url, origin, host, port, addresses, tls,

@@ -2,11 +2,10 @@
 
 #include "bytes.h"
 #include "json_scan.h"
+#include "number.h"
 
-#include <ctype.h>
 #include <endian.h>
 #include <errno.h>
-#include <float.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -15,13 +14,11 @@
 #include <string.h>
 
 enum {
-    NUMBER_BYTES = 40, /* more than any number takes */
-    PATH_BYTES = 200,  /* of a message */
-    FEW_MEMBERS = 40,  /* insertion sort is the faster one up to here */
+    PATH_BYTES = 200, /* of a message */
+    FEW_MEMBERS = 40, /* insertion sort is the faster one up to here */
 };
 
 static const double MAX_INTEGER = 9007199254740992.0; /* 2^53: all integers up to it are exact */
-static const double SMALLEST_DECIMAL = 1e-6;
 
 /* The encode_ functions append the text of the value on top of the stack and leave the stack as it
  * was. After a failure they append nothing more, and the stack may have grown. */
@@ -139,68 +136,14 @@ static void encode_string(struct encoder *e, const struct place *at, const char 
     put(e, "\"", 1);
 }
 
-/* The functions that write a number in front of `end` return where its text begins. */
-static char *digits_before(char *end, uint64_t n)
-{
-    do
-        *--end = (char)('0' + n % 10);
-    while ((n /= 10) > 0);
-    return end;
-}
-
-/* Writes a number that is m / 10^k, both exact as doubles, such as 12.5 and -0.0, so that dividing
- * rounds as a parser of the text must. Finds the shortest such text, for all of up to 15 digits
- * from SMALLEST_DECIMAL up. Returns NULL when there is none. */
-static char *decimal_before(char *end, double x)
-{
-    static const double powers[] = {1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,
-                                    1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
-                                    1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
-    double size = fabs(x);
-    for (size_t k = 0; k < sizeof powers / sizeof *powers; k++) {
-        double scaled = size * powers[k];
-        if (scaled >= MAX_INTEGER)
-            break;
-        int64_t m = (int64_t)(scaled + 0.5);
-        if (fabs(scaled - (double)m) > scaled * 2 * DBL_EPSILON || (double)m / powers[k] != size)
-            continue;
-        for (size_t i = 0; i <= k; i++, m /= 10)
-            *--end = (char)('0' + m % 10);
-        *--end = '.';
-        end = digits_before(end, (uint64_t)m);
-        if (signbit(x))
-            *--end = '-';
-        return end;
-    }
-    return NULL;
-}
-
 /* Writes the shortest of the printf forms that gives the same number again, with a point in every
  * locale. What would look like an integer beyond 2^53, which is decoded to a string, gets a ".0".
  */
 static void encode_any_number(struct encoder *e, double x)
 {
     char text[NUMBER_BYTES];
-    bool tried = fabs(x) >= SMALLEST_DECIMAL && fabs(x) < MAX_INTEGER; /* up to 15 digits */
-    for (int precision = tried ? 16 : 15; precision <= 17; precision++) {
-        snprintf(text, sizeof text, "%.*g", precision, x);
-        if (precision < 17 && strtod(text, NULL) == x)
-            break;
-    }
-
-    size_t len = 0;
-    bool integer = true;
-    for (const char *p = text; *p;) {
-        if (isdigit((unsigned char)*p) || *p == '-' || *p == '+' || *p == 'e') {
-            integer = integer && *p != 'e';
-            text[len++] = *p++;
-        } else {
-            integer = false;
-            text[len++] = '.';
-            while (*p && !isdigit((unsigned char)*p))
-                p++;
-        }
-    }
+    size_t len = number_general(text, x);
+    bool integer = !memchr(text, '.', len) && !memchr(text, 'e', len);
     put(e, text, len);
     put(e, ".0", integer ? 2 : 0);
 }
@@ -214,11 +157,11 @@ static void encode_number(struct encoder *e, const struct place *at, double x)
         return;
     }
     if (fabs(x) <= MAX_INTEGER && x == (double)(int64_t)x && (x != 0 || !signbit(x))) {
-        start = digits_before(end, (uint64_t)fabs(x));
+        start = number_digits_before(end, (uint64_t)fabs(x));
         if (x < 0)
             *--start = '-';
     } else {
-        start = decimal_before(end, x);
+        start = number_decimal_before(end, x);
     }
     if (start)
         put(e, start, (size_t)(end - start));

@@ -1,5 +1,7 @@
 #include "lua_crypto.h"
 
+#include "memory.h"
+
 #include <lauxlib.h>
 #include <limits.h>
 #include <lua.h>
@@ -19,6 +21,18 @@ struct digests {
     EVP_MD *list[DIGESTS]; /* owned; fetched when first asked for, which costs more than a hash */
 };
 
+/* Pushes nil and why there is no result. When OpenSSL ever had no memory, that is why: it may have
+ * begun by half. */
+static int failed(lua_State *L, const char *why)
+{
+    ERR_clear_error(); /* the queue is libcurl's, too */
+    if (memory_openssl_failures() > 0)
+        return luaL_error(L, "not enough memory");
+    lua_pushnil(L);
+    lua_pushfstring(L, "OpenSSL %s", why);
+    return 2;
+}
+
 /* The digest named by the first argument; NULL, with nil and the reason pushed, without it. */
 static const EVP_MD *check_digest(lua_State *L)
 {
@@ -26,22 +40,11 @@ static const EVP_MD *check_digest(lua_State *L)
     struct digests *digests = lua_touserdata(L, lua_upvalueindex(1));
     int which = luaL_checkoption(L, 1, NULL, names);
 
-    if (!digests->list[which])
+    if (!digests->list[which] && memory_init_openssl() == 0)
         digests->list[which] = EVP_MD_fetch(NULL, openssl_names[which], NULL);
-    if (!digests->list[which]) {
-        ERR_clear_error(); /* the queue is libcurl's, too */
-        lua_pushnil(L);
-        lua_pushfstring(L, "OpenSSL does not provide %s here", names[which]);
-    }
+    if (!digests->list[which])
+        (void)failed(L, lua_pushfstring(L, "does not provide %s here", names[which]));
     return digests->list[which];
-}
-
-static int failed(lua_State *L, const char *what)
-{
-    ERR_clear_error();
-    lua_pushnil(L);
-    lua_pushfstring(L, "OpenSSL cannot make %s", what);
-    return 2;
 }
 
 static int l_hash(lua_State *L)
@@ -55,7 +58,7 @@ static int l_hash(lua_State *L)
     if (!md)
         return 2;
     if (!EVP_Digest(text, len, digest, &size, md, NULL))
-        return failed(L, "a hash");
+        return failed(L, "cannot make a hash");
     lua_pushlstring(L, (const char *)digest, size);
     return 1;
 }
@@ -73,7 +76,7 @@ static int l_hmac(lua_State *L)
     if (!md)
         return 2;
     if (!HMAC(md, key, (int)key_len, (const unsigned char *)text, len, digest, &size))
-        return failed(L, "an HMAC");
+        return failed(L, "cannot make an HMAC");
     lua_pushlstring(L, (const char *)digest, size);
     return 1;
 }
@@ -84,8 +87,8 @@ static int l_random(lua_State *L)
     int n = luaL_checkint(L, 1);
 
     luaL_argcheck(L, n >= 0 && n <= RANDOM_MAX, 1, "out of range");
-    if (RAND_bytes(bytes, n) != 1)
-        return failed(L, "random bytes");
+    if (memory_init_openssl() != 0 || RAND_bytes(bytes, n) != 1)
+        return failed(L, "cannot make random bytes");
     lua_pushlstring(L, (const char *)bytes, (size_t)n);
     return 1;
 }

@@ -9,11 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* Owned by Lua as the upvalue of every function below; its __gc aborts what is still open. */
 struct files {
     struct file **list; /* owned, and the files in it; NULL where one has ended */
     int count;          /* an id is a place in the list, from 1, never used twice */
+    int *locks;         /* owned, and the descriptors in it; -1 where one was given up */
+    int lock_count;     /* ids are places, from 1, as above */
 };
 
 static struct files *files_of(lua_State *L)
@@ -40,23 +43,10 @@ static int answer(lua_State *L, const char *name, int rc)
     return 2;
 }
 
-/* Runs `fn`, which frees the file when `ends`, and pushes its outcome. */
-static int call(lua_State *L, int (*fn)(struct file *), bool ends)
-{
-    struct file **slot = check_file(L);
-    struct file *f = *slot;
-    lua_pushstring(L, file_name(f)); /* which may be freed with it */
-    if (ends)
-        *slot = NULL;
-    return answer(L, lua_tostring(L, -1), fn(f));
-}
-
 static int l_open(lua_State *L)
 {
-    static const char *const modes[] = {"replace", "append", "stdout", NULL};
     size_t n;
     const char *path = luaL_checklstring(L, 1, &n);
-    enum file_mode mode = (enum file_mode)luaL_checkoption(L, 2, NULL, modes);
     struct files *files = files_of(L);
     if (n == 0 || strlen(path) != n) {
         lua_pushnil(L);
@@ -69,32 +59,11 @@ static int l_open(lua_State *L)
     files->list = list;
 
     struct file *f;
-    int rc = file_open(&f, path, mode);
+    int rc = file_open(&f, path);
     if (rc != 0)
         return answer(L, path, rc);
     files->list[files->count++] = f;
     lua_pushinteger(L, files->count);
-    long tail = file_tail(f);
-    if (tail == 0)
-        return 1;
-    rc = (int)tail;
-    if (tail > 0) {
-        char *to = lua_newuserdata(L, (size_t)tail);
-        rc = file_read_tail(f, to, (size_t)tail);
-        if (rc == 0) {
-            lua_pushlstring(L, to, (size_t)tail);
-            lua_remove(L, -2);
-            return 2;
-        }
-    }
-    files->list[files->count - 1] = NULL;
-    file_abort(f);
-    return answer(L, path, rc);
-}
-
-static int l_terminal(lua_State *L)
-{
-    lua_pushboolean(L, file_is_terminal(*check_file(L)));
     return 1;
 }
 
@@ -108,38 +77,29 @@ static int l_mode(lua_State *L)
     return 1;
 }
 
-static int l_cut(lua_State *L)
-{
-    return call(L, file_cut, false);
-}
-
 static int l_write(lua_State *L)
 {
     struct file *f = *check_file(L);
     size_t n;
     const char *text = luaL_checklstring(L, 2, &n);
-    luaL_argcheck(L, n == 0 || text[n - 1] == '\n', 2, "does not end in a line end");
     return answer(L, file_name(f), file_write(f, text, n));
-}
-
-static int l_flush(lua_State *L)
-{
-    return call(L, file_flush, false);
-}
-
-static int l_sync(lua_State *L)
-{
-    return call(L, file_sync, false);
 }
 
 static int l_commit(lua_State *L)
 {
-    return call(L, file_commit, true);
+    struct file **slot = check_file(L);
+    struct file *f = *slot;
+    lua_pushstring(L, file_name(f)); /* which is freed with it */
+    *slot = NULL;
+    return answer(L, lua_tostring(L, -1), file_commit(f));
 }
 
 static int l_abort(lua_State *L)
 {
-    return call(L, file_abort, true);
+    struct file **slot = check_file(L);
+    file_abort(*slot);
+    *slot = NULL;
+    return 0;
 }
 
 static int l_move(lua_State *L)
@@ -148,9 +108,53 @@ static int l_move(lua_State *L)
     return answer(L, to, file_move(luaL_checkstring(L, 1), to));
 }
 
+static int l_lock(lua_State *L)
+{
+    char holder[256];
+    struct files *files = files_of(L);
+    const char *path = luaL_checkstring(L, 1);
+    const char *text = luaL_checkstring(L, 2);
+    int *locks = realloc(files->locks, sizeof *locks * ((size_t)files->lock_count + 1));
+    if (!locks)
+        return answer(L, path, -ENOMEM);
+    files->locks = locks;
+    int fd = file_lock(path, text, holder, sizeof holder);
+    if (fd >= 0) {
+        locks[files->lock_count++] = fd;
+        lua_pushinteger(L, files->lock_count);
+        return 1;
+    }
+    if (fd == -EWOULDBLOCK) {
+        lua_pushnil(L);
+        lua_pushstring(L, holder);
+        return 2;
+    }
+    lua_pushnil(L);
+    lua_pushnil(L);
+    lua_pushfstring(L, "cannot lock %s: %s", path, file_strerror(fd));
+    return 3;
+}
+
+static int l_unlock(lua_State *L)
+{
+    struct files *files = files_of(L);
+    int id = luaL_checkint(L, 1);
+    luaL_argcheck(L, id >= 1 && id <= files->lock_count && files->locks[id - 1] >= 0, 1,
+                  "not a lock");
+    if (!lua_isnoneornil(L, 2))
+        (void)unlink(luaL_checkstring(L, 2)); /* while it is ours; it does no harm there */
+    close(files->locks[id - 1]);
+    files->locks[id - 1] = -1;
+    return 0;
+}
+
 static int l_gc(lua_State *L)
 {
     struct files *files = lua_touserdata(L, 1);
+    for (int i = 0; i < files->lock_count; i++)
+        if (files->locks[i] >= 0)
+            close(files->locks[i]);
+    free(files->locks);
     for (int i = 0; i < files->count; i++)
         if (files->list[i])
             file_abort(files->list[i]);
@@ -162,9 +166,8 @@ static int l_gc(lua_State *L)
 int luaopen_orchestrator_core_file(lua_State *L)
 {
     static const luaL_Reg functions[] = {
-        {"open", l_open},   {"terminal", l_terminal}, {"cut", l_cut},       {"write", l_write},
-        {"flush", l_flush}, {"sync", l_sync},         {"commit", l_commit}, {"abort", l_abort},
-        {"mode", l_mode},   {"move", l_move},
+        {"open", l_open}, {"write", l_write}, {"commit", l_commit}, {"abort", l_abort},
+        {"mode", l_mode}, {"move", l_move},   {"lock", l_lock},     {"unlock", l_unlock},
     };
     struct files *files = lua_newuserdata(L, sizeof *files);
     *files = (struct files){0};

@@ -1,13 +1,17 @@
 /*
- * The Lua module `orchestrator.core.file`: output files (file.h) as numeric ids.
+ * The Lua module `orchestrator.core.file`: files that are written whole (file.h) as numeric ids,
+ * and what else Lua needs of files at once.
  *
- *   open(path, "replace"|"append"|"stdout") -> id, tail | nil, message
- *   cut(id), write(id, text), flush(id), sync(id), commit(id), abort(id) -> true | nil, message
- *   terminal(id) -> whether it is stdout and that is a terminal
+ *   open(path) -> id | nil, message
+ *   write(id, text), commit(id) -> true | nil, message
+ *   abort(id)
  *   mode(path) -> the permission bits of any file | nil
+ *   move(from, to) -> true | nil, message                    file_move
+ *   lock(path, text) -> id | nil, what its holder wrote | nil, nil, message        file_lock
+ *   unlock(id, path|nil)           as the end of the process does, however it comes; with its path
+ *                                  the file is removed
  *
- * `tail` is the unterminated last line of a file opened to append, nil when there is none. Files
- * left open are aborted when the Lua state closes.
+ * Files left open are aborted, locks given up when the Lua state closes.
  */
 #ifndef LUA_FILE_H
 #define LUA_FILE_H

@@ -1,6 +1,7 @@
 #include "lua_store.h"
 
 #include "database.h"
+#include "file.h"
 #include "json_scan.h"
 #include "store.h"
 
@@ -148,6 +149,8 @@ struct shape {
     int rows; /* stack index of the list; 0 without one */
     bool flat;
     size_t width, times;
+    size_t packed; /* bytes of packed rows */
+    bool is_packed;
     size_t bytes;      /* of all texts */
     const char *blobs; /* borrowed from the statement; NULL: which are none is found out */
 };
@@ -180,6 +183,47 @@ static size_t list_end(lua_State *L, int at)
             end = key < WIDTH + 2 ? (size_t)key : WIDTH + 2;
     }
     return end;
+}
+
+/* Whether the table at `at` has packed rows. Raises when they are none. */
+static bool check_packed(lua_State *L, int at, int number, struct shape *shape)
+{
+    lua_getfield(L, at, "packed");
+    lua_getfield(L, at, "kinds");
+    shape->is_packed = lua_istable(L, -2);
+    shape->times = 0;
+    if (shape->is_packed && lua_type(L, -1) != LUA_TSTRING)
+        luaL_error(L, "store_run: statement %d has packed rows, and no kinds", number);
+    for (size_t i = 1; shape->is_packed && i <= lua_objlen(L, -2); i++) {
+        lua_rawgeti(L, -2, (int)i);
+        if (lua_type(L, -1) != LUA_TSTRING)
+            luaL_error(L, "store_run: statement %d has packed rows that are no text", number);
+        shape->packed += lua_objlen(L, -1);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 2);
+    return shape->is_packed;
+}
+
+/* Fills in the statement of the table at `at`, which was looked over. Does not raise: the names of
+ * the fields are there already. */
+static int pack_statement(lua_State *L, int at, struct store_statement *s, size_t size)
+{
+    lua_getfield(L, at, "packed");
+    lua_getfield(L, at, "kinds");
+    lua_rawgeti(L, at, 1);
+    int rc = store_statement_pack(s, lua_tostring(L, -1), lua_tostring(L, -2), size);
+    char *to = s->packed;
+    for (size_t i = 1; rc == 0 && i <= lua_objlen(L, -3); i++) {
+        size_t len;
+        lua_rawgeti(L, -3, (int)i);
+        const char *text = lua_tolstring(L, -1, &len);
+        memcpy(to, text, len);
+        to += len;
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 3);
+    return rc;
 }
 
 /* Looks the list on top of the stack over, which has a statement's rows. */
@@ -224,6 +268,9 @@ static struct shape check_statement(lua_State *L, int number, int blob_key)
     if (!lua_isnil(L, -1) && lua_type(L, -1) != LUA_TSTRING)
         luaL_error(L, "store_run: what statement %d also runs is no SQL", number);
     lua_pop(L, 2);
+    if (check_packed(L, at, number, &shape))
+        return shape;
+    shape.times = 1;
     lua_getfield(L, at, "rows");
     if (lua_istable(L, -1))
         check_rows(L, at, number, &shape);
@@ -266,6 +313,11 @@ static struct store_job *make_job(lua_State *L, int list)
         struct store_statement *s = &job->statements[i];
         lua_rawgeti(L, list, (int)i + 1);
         int at = lua_gettop(L);
+        if (shapes[i].is_packed) {
+            failed = pack_statement(L, at, s, shapes[i].packed) != 0;
+            lua_settop(L, rows_key);
+            continue;
+        }
         lua_rawgeti(L, at, 1);
         failed = store_statement_init(s, lua_tostring(L, -1), shapes[i].width, shapes[i].times);
         lua_pushvalue(L, rows_key - 1);
@@ -385,6 +437,20 @@ void stores_push(lua_State *L, struct stores *stores)
 
 /* The functions ------------------------------------------------------------------------------- */
 
+/* Makes a directory that power loss does not take away again, with the state in it. Returns 0 or an
+ * errno. */
+static int make_directory(const char *path, mode_t mode)
+{
+    if (mkdir(path, mode) == 0)
+        return -file_sync_directory(path);
+    if (errno != EEXIST)
+        return errno;
+    /* A process that was killed may have made it. Somebody else's parent may not be ours to read.
+     */
+    (void)file_sync_directory(path);
+    return 0;
+}
+
 static int l_directory(lua_State *L)
 {
     struct stat st;
@@ -395,12 +461,11 @@ static int l_directory(lua_State *L)
         path[--len] = '\0';
     for (char *slash = path; len > 0 && !error && (slash = strchr(slash + 1, '/'));) {
         *slash = '\0';
-        if (mkdir(path, 0777) && errno != EEXIST)
-            error = errno;
+        error = make_directory(path, 0777);
         *slash = '/';
     }
-    if (!error && mkdir(path, 0700) && errno != EEXIST)
-        error = errno;
+    if (!error)
+        error = make_directory(path, 0700);
     if (!error && (stat(path, &st) || !S_ISDIR(st.st_mode)))
         error = ENOTDIR;
     free(path);
@@ -448,7 +513,8 @@ static int l_open(lua_State *L)
     luaL_checktype(L, 2, LUA_TTABLE);
     struct database_options options = {
         .durable = option(L, "durable"),
-        .mine = !option(L, "shared"),
+        .mine = !option(L, "shared") && !option(L, "output"),
+        .output = option(L, "output"),
         .functions = option(L, "functions"),
         .snapshots = option(L, "snapshots"),
         .shrinks = option(L, "shrinks"),
@@ -458,6 +524,9 @@ static int l_open(lua_State *L)
     lua_pop(L, 1);
     read_migrations(L, &options);
 
+    int made = options.output ? file_make_parents(path, true) : 0;
+    if (made)
+        return refused(L, "failed", strerror(-made));
     struct store **list = realloc(stores->list, sizeof(*list) * ((size_t)stores->count + 1));
     if (!list)
         return refused(L, "failed", strerror(ENOMEM));

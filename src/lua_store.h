@@ -4,10 +4,12 @@
  *   store_directory(path) -> true | nil, message       makes a directory, with mode 0700
  *   store_open(path, options) -> id | nil, reason, message
  *       options = {durable, shared = not only ours (mode 0666, empty ones are fine),
- *       functions, snapshots, shrinks, application_id, migrations = {sql, …}}         see
- * database.h reason = "failed" "read_only" "not_a_database" "corrupt" "foreign" "newer" "busy"
+ *       output = shared, and more in database.h,
+ *       functions, snapshots, shrinks, application_id, migrations = {sql, …}}   see database.h
+ *       reason = "failed" "read_only" "not_a_database" "corrupt" "foreign" "newer" "busy"
  *   store_run(id, statements) -> number of the job, which is negative
- *       statements = {{sql, value, …} | {sql, rows = {{value, …}, …}, width = values in a row}, …}
+ *       statements = {{sql, value, …} | {sql, rows = {{value, …}, …}, width = values in a row} |
+ *       {sql, packed = {text, …}, kinds = text}, …}     rows of lua_rows.h, kinds of rows.h
  *       or rows = {value, …}, all of them, with blobs = "b-…", a letter a column, b for blobs
  *       with `also` = a second SQL each row is given to, whole; the first may take fewer values
  *       host.poll delivers {rows = {{…}, …}, changes} | {fault = "state", code, message}

@@ -32,7 +32,7 @@ static int handle_signals(void)
     sigemptyset(&stop.sa_mask);
     sigemptyset(&ignore.sa_mask);
     return sigaction(SIGINT, &stop, NULL) || sigaction(SIGTERM, &stop, NULL) ||
-           sigaction(SIGPIPE, &ignore, NULL);
+           sigaction(SIGPIPE, &ignore, NULL) || sigaction(SIGXFSZ, &ignore, NULL);
 }
 
 /* A connection is a descriptor. The usual soft limit of 1,024 is there for programs that use

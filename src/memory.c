@@ -6,14 +6,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* libcurl's functions for this are the process's, too. */
-static unsigned long failures;
+/* The libraries' functions for this are the process's, too. */
+static unsigned long failures, openssl_failures;
+
+static void *counted_in(unsigned long *count, void *p)
+{
+    if (!p)
+        __atomic_add_fetch(count, 1, __ATOMIC_RELAXED);
+    return p;
+}
+
+/* libcurl ------------------------------------------------------------------------------------- */
 
 static void *counted(void *p)
 {
-    if (!p)
-        __atomic_add_fetch(&failures, 1, __ATOMIC_RELAXED);
-    return p;
+    return counted_in(&failures, p);
 }
 
 static void *on_malloc(size_t n)
@@ -39,18 +46,52 @@ static char *on_strdup(const char *text)
 
 int memory_init(void)
 {
+    int rc = memory_init_openssl();
+    if (rc != 0)
+        return rc;
     CURLcode code = curl_global_init_mem(CURL_GLOBAL_DEFAULT, on_malloc, free, on_realloc,
                                          on_strdup, on_calloc);
-    if (code != CURLE_OK)
-        return -ENOMEM;
-    /* OpenSSL tries this once, and without it what libcurl has of it would crash. */
-    if (OSSL_LIB_CTX_get0_global_default())
-        return 0;
-    curl_global_cleanup();
-    return -ENOMEM;
+    return code == CURLE_OK ? 0 : -ENOMEM;
 }
 
 unsigned long memory_failures(void)
 {
     return __atomic_load_n(&failures, __ATOMIC_RELAXED);
+}
+
+/* OpenSSL ------------------------------------------------------------------------------------- */
+
+static void *on_openssl_malloc(size_t n, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    return n ? counted_in(&openssl_failures, malloc(n)) : NULL;
+}
+
+static void *on_openssl_realloc(void *p, size_t n, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    void *q = realloc(p, n);
+    return n ? counted_in(&openssl_failures, q) : q;
+}
+
+static void on_openssl_free(void *p, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    free(p);
+}
+
+int memory_init_openssl(void)
+{
+    /* Refused when OpenSSL has memory already. */
+    (void)CRYPTO_set_mem_functions(on_openssl_malloc, on_openssl_realloc, on_openssl_free);
+    /* OpenSSL tries this once, and everything in it would crash without. */
+    return OSSL_LIB_CTX_get0_global_default() ? 0 : -ENOMEM;
+}
+
+unsigned long memory_openssl_failures(void)
+{
+    return __atomic_load_n(&openssl_failures, __ATOMIC_RELAXED);
 }

@@ -1,6 +1,7 @@
 /*
- * The memory libcurl uses: malloc's, counting how often there was none. libcurl does not always
- * tell: without memory for the query of a URL it sends the request without it.
+ * The memory libcurl and OpenSSL use: malloc's, counting how often there was none. They do not
+ * always tell: without memory for the query of a URL libcurl sends the request without it, and
+ * without memory for its name OpenSSL has no SHA-256.
  */
 #ifndef MEMORY_H
 #define MEMORY_H
@@ -10,5 +11,12 @@ int memory_init(void);
 
 /* How often libcurl got no memory so far, in the whole process. */
 unsigned long memory_failures(void);
+
+/* Initialises OpenSSL, whose memory is counted from then on; memory_init does it, too. Must come
+ * before any other use of it. May be done again. Returns 0 or -ENOMEM. */
+int memory_init_openssl(void);
+
+/* How often OpenSSL got no memory so far, in the whole process. */
+unsigned long memory_openssl_failures(void);
 
 #endif

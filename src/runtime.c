@@ -6,6 +6,8 @@
 #include "loop.h"
 #include "lua_crypto.h"
 #include "lua_file.h"
+#include "lua_postgres.h"
+#include "lua_rows.h"
 
 #include <errno.h>
 #include <lauxlib.h>
@@ -90,6 +92,8 @@ static int open_all(lua_State *L)
     preload(L, "orchestrator.core.json", luaopen_orchestrator_core_json);
     preload(L, "orchestrator.core.file", luaopen_orchestrator_core_file);
     preload(L, "orchestrator.core.crypto", luaopen_orchestrator_core_crypto);
+    preload(L, "orchestrator.core.postgres", luaopen_orchestrator_core_postgres);
+    preload(L, "orchestrator.core.rows", luaopen_orchestrator_core_rows);
     set_search(L, lua_dir);
     return 0;
 }
@@ -194,6 +198,11 @@ int runtime_main(struct runtime *rt, int argc, char **argv)
 lua_State *runtime_lua(struct runtime *rt)
 {
     return rt->L;
+}
+
+struct host *runtime_host(struct runtime *rt)
+{
+    return rt->host;
 }
 
 void runtime_signal(struct runtime *rt, int signum)

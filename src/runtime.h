@@ -7,6 +7,7 @@
 
 #include <lua.h>
 
+struct host;
 struct runtime;
 
 /* With `lua_dir` the Lua half comes from DIR/orchestrator/…, otherwise from the binary. Returns 0
@@ -18,6 +19,9 @@ int runtime_main(struct runtime *rt, int argc, char **argv);
 
 /* The main Lua state, for tests. Borrowed. */
 lua_State *runtime_lua(struct runtime *rt);
+
+/* Its host, for tests. Borrowed. */
+struct host *runtime_host(struct runtime *rt);
 
 /* Tells the running program of a signal. Async-signal-safe. */
 void runtime_signal(struct runtime *rt, int signum);

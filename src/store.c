@@ -1,6 +1,7 @@
 #include "store.h"
 
 #include "database.h"
+#include "insert.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -163,6 +164,8 @@ static int run_statement(struct database *d, const struct store_statement *s, st
     sqlite3_stmt *stmt, *also = NULL;
     size_t width = s->width;
     bool first = true, also_first = true;
+    if (s->kinds)
+        return insert_packed(d, s->sql, s->kinds, s->packed, s->packed_len);
     int rc = database_prepare(d, s->sql, &stmt);
     if (rc == SQLITE_OK && s->also) { /* which leaves the last one that was prepared as it is */
         rc = database_prepare(d, s->also, &also);
@@ -270,11 +273,26 @@ static void run_each(struct database *d, struct job_list *jobs)
     }
 }
 
+static const char MOVED[] = "it was deleted or replaced while it was in use";
+
+/* Whether what others see by its name is another file, or none. */
+static bool is_moved(struct database *d)
+{
+    int moved = 0;
+    (void)sqlite3_file_control(d->db, "main", SQLITE_FCNTL_HAS_MOVED, &moved);
+    return moved;
+}
+
 /* All of them in one transaction. When that fails they are run one by one, so that none suffers
  * from another's fault. */
 static void run_group(struct database *d, struct job_list *jobs)
 {
     struct store_job *job = TAILQ_FIRST(jobs);
+    if (is_moved(d)) { /* SQLite would go on in the file that nobody sees */
+        TAILQ_FOREACH (job, jobs, link)
+            fail(job, SQLITE_READONLY_DBMOVED, MOVED);
+        return;
+    }
     if (!TAILQ_NEXT(job, link)) {
         run_alone(d, job);
         return;
@@ -377,10 +395,8 @@ static int begin_reading(struct store *s, struct store_job *job)
         database_close(&s->reader);
         return rc;
     }
-    int moved = 0; /* what others see by this name is another file, or none */
-    (void)sqlite3_file_control(s->reader.db, "main", SQLITE_FCNTL_HAS_MOVED, &moved);
-    if (moved) {
-        fail(job, SQLITE_READONLY_DBMOVED, "it was deleted or replaced while it was in use");
+    if (is_moved(&s->reader)) {
+        fail(job, SQLITE_READONLY_DBMOVED, MOVED);
         return SQLITE_READONLY_DBMOVED;
     }
     if (s->snapshots && database_run(&s->reader, "BEGIN") == SQLITE_OK)
@@ -428,6 +444,8 @@ void store_job_destroy(struct store_job *job)
             free(s->params[k].data);
         free(s->bytes);
         free(s->params);
+        free(s->packed);
+        free(s->kinds);
         free(s->sql);
         free(s->also);
     }
@@ -443,6 +461,14 @@ int store_statement_init(struct store_statement *s, const char *sql, size_t widt
     if (count > 0)
         s->params = calloc(count, sizeof *s->params);
     return s->sql && (s->params || count == 0) ? 0 : -ENOMEM;
+}
+
+int store_statement_pack(struct store_statement *s, const char *sql, const char *kinds, size_t len)
+{
+    *s = (struct store_statement){.sql = strdup(sql), .packed_len = len};
+    s->kinds = strdup(kinds);
+    s->packed = malloc(len + 1);
+    return s->sql && s->kinds && s->packed ? 0 : -ENOMEM;
 }
 
 int store_statement_pair(struct store_statement *s, const char *also)

@@ -36,6 +36,9 @@ struct store_statement {
     char *also;                 /* owned; the second one, or NULL */
     struct store_value *params; /* owned array of width * times; NULL without parameters */
     size_t width, times;
+    char *packed; /* owned; rows (rows.h) to run it for instead, or NULL */
+    size_t packed_len;
+    char *kinds; /* owned; of their columns, which are the parameters by number */
     char *bytes; /* owned; what the parameters' data is part of. NULL: each is owned by itself */
 };
 
@@ -50,7 +53,7 @@ struct store_job {
     /* The rows of the last statement that gave any. */
     struct store_value *cells; /* owned array of rows * width */
     size_t rows, width, cap;
-    int64_t changes; /* rows that the statements inserted, updated or deleted themselves */
+    int64_t changes; /* rows that they inserted, updated or deleted themselves; not packed ones */
     TAILQ_ENTRY(store_job) link;
 };
 
@@ -94,6 +97,10 @@ void store_job_destroy(struct store_job *job);
 /* Sets the SQL of a statement, with room for its parameters, which are NULL. Returns 0 or -ENOMEM.
  */
 int store_statement_init(struct store_statement *s, const char *sql, size_t width, size_t times);
+
+/* Sets the SQL of a statement, with room for so many bytes of packed rows, and the kinds of their
+ * columns. Returns 0 or -ENOMEM. */
+int store_statement_pack(struct store_statement *s, const char *sql, const char *kinds, size_t len);
 
 /* Gives it a second one. Returns 0 or -ENOMEM. */
 int store_statement_pair(struct store_statement *s, const char *also);

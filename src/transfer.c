@@ -77,7 +77,7 @@ static int on_decoded(void *ctx, const char *p, size_t n)
 
 static int open_save(struct transfer *t)
 {
-    int rc = file_open(&t->file, t->save, FILE_REPLACE);
+    int rc = file_open(&t->file, t->save);
     t->saved = rc == 0;
     if (rc) {
         snprintf(t->refusal, sizeof t->refusal, "cannot write %.180s: %s", t->save,
@@ -509,7 +509,7 @@ static void end_file(struct transfer *t)
     if (t->fault == FAULT_NONE)
         rc = file_commit(t->file);
     else
-        (void)file_abort(t->file); /* the hop's own error is the one to tell */
+        file_abort(t->file); /* the hop's own error is the one to tell */
     t->file = NULL;
     if (rc) {
         snprintf(t->refusal, sizeof t->refusal, "cannot write %.180s: %s", t->save,

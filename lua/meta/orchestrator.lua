@@ -30,7 +30,7 @@
 ---| "blocked" # a redirect that must not be followed
 ---| "invalid" # it could not be sent, read or written at all
 ---| "script" # the script raised, or a task returned nil and a text
----| "validation" # a function of a pipeline refused the item, or every item failed
+---| "validation" # a function of a pipeline refused the item, every item of a run failed, or every record was bad
 
 ---`tostring(err)` is one readable line, with secrets masked.
 ---@class orc.Error
@@ -420,6 +420,58 @@ function Channel:close() end
 
 ---@alias orc.OnError "dead_letter"|"skip"|"fail"
 
+---@alias orc.ColumnType
+---| "integer" # whole, of 64 bits
+---| "number"
+---| "string"
+---| "boolean"
+---| "timestamp" # a text such as 2026-11-22T05:30:15Z
+---| "date" # a text such as 2026-11-22
+---| "json" # any value
+
+---@class orc.ColumnOptions
+---@field type? orc.ColumnType (default: any)
+---@field required? boolean it must be there (default false)
+---@field nullable? boolean it may be null (default: unless required)
+---@field enum? (string|number|boolean)[] the values there are
+---@field min? number
+---@field max? number
+---@field pattern? string a Lua pattern that must be found
+---@field max_length? integer characters
+
+---@class orc.SchemaOptions
+---@field columns? table<string, orc.ColumnType|orc.ColumnOptions>
+---@field contract? "evolve"|"freeze"|"discard_row"|"discard_value" (default "evolve")
+
+---A sink that is a file: { "out/x.csv", mode = "append", csv = { delimiter = ";" } }
+---@class orc.FileSinkOptions
+---@field target? string the path, if it is not the first element
+---@field mode? "replace"|"append" (default the pipeline's)
+---@field csv? orc.CsvSinkOptions
+
+---@class orc.CsvSinkOptions
+---@field columns? string[] all there are, in their order (default: those of the records)
+---@field delimiter? string one ASCII character (default ",")
+---@field formula_escape? boolean a quote before texts that a spreadsheet would run (default false)
+
+---A table in a database: { "out/x.sqlite", table = "items", mode = "merge", primary_key = "id" }
+---@class orc.TableSinkOptions
+---@field target? orc.Text the path or the URL, if it is not the first element
+---@field table? string its name (default the pipeline's)
+---@field mode? "replace"|"append"|"merge" (default the pipeline's)
+---@field primary_key? string|string[] the columns that tell rows apart, for merge and replace
+
+---The sink https://…: { "https://a.example/records", batch = 100 }
+---@class orc.HttpSinkOptions
+---@field target? orc.Text the URL, if it is not the first element
+---@field format? "jsonl"|"json" (default "jsonl")
+---@field batch? integer the most records in a request (default 500)
+---@field headers? table<string, orc.Text>
+---@field client? orc.ClientOptions|orc.Client
+
+---A path (.jsonl .csv .json, also with .gz or .zst), a database, a URL; or {target, options}
+---@alias orc.Sink orc.Text|orc.FileSinkOptions|orc.TableSinkOptions|orc.HttpSinkOptions
+
 ---@class orc.PipelineOptions
 ---@field name? string names the dead letters too (default the script's)
 ---@field client? orc.ClientOptions|orc.Client
@@ -428,11 +480,17 @@ function Channel:close() end
 ---@field data_selector? string where the records are: "data.items", "pages[*].rows"
 ---@field filter? orc.RecordFunction true keeps the record
 ---@field map? orc.RecordFunction makes a record, a list of them, or nil for none
----@field sink? string|string[] files ending in ".jsonl", or "-" for stdout (default "-")
----@field mode? "replace"|"append" (default "replace")
+---@field sink? orc.Sink|orc.Sink[] "-" is stdout (default "-")
+---@field mode? "replace"|"append"|"merge" (default "replace")
 ---@field ordered? boolean the output has the order of the source (default false)
 ---@field on_error? orc.OnError|fun(err: orc.Error, item: any): orc.OnError (default "dead_letter")
+---@field schema? orc.SchemaOptions what records must be
+---@field validate? fun(record: any): any, any true, or false and a reason
+---@field dead_letters? string|table|orc.Secret a file or a table, as in sink (default "NAME.dead.jsonl")
 ---@field thresholds? table<orc.Metric, string|string[]> such as { http_req_failed = "rate<0.05" }
+---@field key? fun(item: any): string|number tells items apart (default: method, URL and body)
+---@field resume? boolean goes on with an unfinished run, as --resume does (default false)
+---@field journal? boolean what is done is remembered (default true)
 ---@field provenance? boolean each record tells where it came from, in `_meta` (default false)
 
 ---@alias orc.Metric
@@ -442,6 +500,7 @@ function Channel:close() end
 ---| "iterations" # items that are through: count, rate
 ---| "records" # records written: count, rate
 ---| "records_filtered" # records filtered out: count, rate
+---| "records_invalid" # bad records: count, rate
 ---| "dead_letters" # items kept as dead letters: count, rate
 ---| "stale_if_error" # answered with something stale instead of an error: count, rate (0 to 1)
 
@@ -466,6 +525,14 @@ function orc.client(options) end
 ---@param options orc.PipelineOptions
 ---@return orc.Pipeline
 function orc.pipeline(options) end
+
+---Runs `fn` and remembers what it returns. With --resume, after a program that did not end well, it
+---gives that instead. Waits. Raises when it cannot be written down.
+---@param key string tells the steps of a program apart; at most 500 bytes
+---@param fn fun(): any, any what JSON can hold; `nil, err` is not remembered
+---@return any value
+---@return any err
+function orc.step(key, fn) end
 
 ---Calls `fn(item, index)` for every item, so many at a time.
 ---@generic T

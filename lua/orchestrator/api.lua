@@ -38,6 +38,8 @@ function api.new(env)
     return pipeline.new(env, opts)
   end
 
+  function orc.step(key, fn) return env.steps:step(key, fn) end
+
   orc.json, orc.null = json, json.null
   orc.secret = { env = secret.env, value = secret.value }
   orc.source = source

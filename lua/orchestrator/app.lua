@@ -13,8 +13,11 @@ local options = require "orchestrator.options"
 local pipeline = require "orchestrator.pipeline"
 local progress = require "orchestrator.progress"
 local proxy = require "orchestrator.proxy"
+local retry_dead = require "orchestrator.retry_dead"
 local scheduler = require "orchestrator.scheduler"
 local secret = require "orchestrator.secret"
+local state = require "orchestrator.state"
+local steps = require "orchestrator.steps"
 local tasks = require "orchestrator.tasks"
 local url = require "orchestrator.url"
 
@@ -112,12 +115,14 @@ local function pipelines_of(returned)
     end
     names[one.name] = true
   end
+  local problem = pipeline.collision(returned)
+  if problem then return nil, problem end
   return returned
 end
 
 local function write_summary(path, tables, is_list)
   local text = assert(json.encode(is_list and tables or tables[1]))
-  local id, problem = file.open(path, "replace")
+  local id, problem = file.open(path)
   if not id then return nil, problem end
   local ok
   ok, problem = file.write(id, text .. "\n")
@@ -126,18 +131,41 @@ local function write_summary(path, tables, is_list)
   return nil, problem
 end
 
+-- What a run needs to know of the program (run.lua).
+local function context_of(env, opts)
+  local voice = env.voice
+  return {
+    sched = env.sched, host = env.host, env = env, log = voice.log, wall = env.host.wall,
+    run_id = new_run_id(env.host), pid = env.host.pid, script = opts.script, resume = opts.resume,
+    retry_dead = opts.retry_dead, sample = opts.sample,
+    progress = voice.progress, colour = voice.colour,
+    state = function() return state.open(env) end,
+  }
+end
+
 -- Runs the pipelines at once, each a task. Their results are kept also when the run is interrupted.
 local function run_pipelines(env, opts, list, is_list)
   local voice = env.voice
+  for _, one in ipairs(opts.retry_dead and list or {}) do
+    local ok, problem = retry_dead.check(one)
+    if not ok then
+      say(problem)
+      return COULD_NOT_START
+    end
+  end
   local results = {}
-  local ctx = {
-    sched = env.sched, log = voice.log, wall = env.host.wall, run_id = new_run_id(env.host),
-    progress = voice.progress, sample = opts.sample, colour = voice.colour,
-  }
-  local function run(one, i) results[i] = one:run(ctx) end
+  local ctx = env.run_context()
+  ctx.interrupts, ctx.others = {}, {}
+  for _, one in ipairs(list) do ctx.others[one.name] = true end
+  env.interrupts = ctx.interrupts
+  local function run(one, i)
+    -- Each is a run of its own in the journal, and their ids say that they began together.
+    local own = { run_id = #list > 1 and ctx.run_id .. "-" .. i or nil }
+    results[i] = one:run(setmetatable(own, { __index = ctx }))
+  end
   local ok, raised, broken = pcall(tasks.new(env.sched).map, list, run, { concurrency = #list })
   if not ok and not env.interrupted and not env.stopped then error(raised, 0) end
-  local code, tables = 0, {}
+  local code, tables, cut_short = 0, {}, false
   for i = 1, #list do
     local result = results[i]
     if not result then -- a bug of ours, or an interruption before it began
@@ -148,7 +176,9 @@ local function run_pipelines(env, opts, list, is_list)
     if result.failure then (opts.quiet and show_error or show_traceback)(result.failure) end
     tables[i] = result.summary
     if result.code == 1 or code == 0 then code = result.code end
+    cut_short = cut_short or result.interrupted
   end
+  if not cut_short then env.interrupted = nil end -- a signal that came too late
   if opts.summary then
     local written, problem = write_summary(opts.summary, tables, is_list)
     if not written then
@@ -231,24 +261,37 @@ local function run_script(env, opts, chunk)
     say(opts.script .. ": made a pipeline but did not return it: write return orc.pipeline { … }")
     return COULD_NOT_START
   end
-  if opts.summary or opts.sample then
-    say((opts.summary and "--summary" or "--sample") .. " needs a script that returns a pipeline")
+  if opts.summary or opts.sample or opts.retry_dead then
+    local option = opts.summary and "--summary" or opts.sample and "--sample" or "--retry-dead"
+    say(option .. " needs a script that returns a pipeline")
     return COULD_NOT_START
   end
   return 0
 end
 
--- Writes down what is left of limits that outlive the program.
+-- Writes down what is left of limits that outlive the program, and whether it ended well.
 local function close_state(env)
   if env.cache_store then
     env.sched:run(env.cache_store.finish, env.cache_store)
     env.cache_store:close()
   end
   if not env.state then return end
+  local well = env.code == 0 and not env.interrupted and not env.stopped
   function env.broken(err)
     env.voice.log:warn(tostring(err))
   end
-  env.sched:run(ledger.close, env)
+  env.sched.on_signal = nil -- there is nothing to be stopped any more
+  env.sched:run(function()
+    ledger.close(env)
+    local ok, err = env.steps:close(well)
+    if ok and not well and env.steps.journal then
+      env.voice.log:info "what its steps have done is remembered: --resume goes on with it"
+    end
+    if not ok then -- else the next run with --resume would have all its results from this one
+      say(tostring(err))
+      env.code = FAILED
+    end
+  end)
   env.state:close()
 end
 
@@ -276,7 +319,9 @@ local function run_main(env, work)
     end
     sched.on_signal = function(signum)
       env.interrupted = signum
-      stop "interrupted"
+      if not env.interrupts then return stop "interrupted" end
+      for _, interrupt in ipairs(env.interrupts) do interrupt() end
+      if env.cache then env.cache.background:cancel "interrupted" end
     end
     function env.broken(err)
       env.stopped = env.stopped or err
@@ -323,6 +368,8 @@ function app.main(host, args)
   function env.client_of(given)
     return client.is(given) and given or client.new(env, given)
   end
+  function env.run_context() return context_of(env, opts) end
+  env.steps = steps.new(env)
   package.loaded["orchestrator"] = api.new(env)
 
   local chunk

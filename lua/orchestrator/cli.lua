@@ -3,6 +3,7 @@
 local argparse = require "argparse"
 local cache_options = require "orchestrator.cache_options"
 local stdout = require "orchestrator.stdout"
+local window = require "orchestrator.window"
 
 local cli = {}
 
@@ -12,13 +13,15 @@ local cli = {}
 local VERBS = {
   { name = "cache", module = "orchestrator.cache_command",
     summary = "Shows, checks and clears what is cached." },
+  { name = "runs", module = "orchestrator.runs_command",
+    summary = "Lists runs, and says what became of one." },
 }
 
 local EXIT_CODES = [[
 exit status:
   0    done, also when some items ended as dead letters
-  1    the run failed: an error in the script, on_error = "fail", or every item failed
-  2    could not start: usage, missing file, syntax, options
+  1    the run failed: an error in the script, on_error = "fail", or nothing came of it
+  2    could not start: usage, missing file, syntax, options, state that cannot be used
   3    a threshold was missed
   130  stopped by SIGINT (once: stops and sums up; twice: at once)
   143  stopped by SIGTERM]]
@@ -54,7 +57,7 @@ local function list_of_verbs()
 end
 
 -- The parser of a run, and the names of the options that take a word.
-local function run_parser(version)
+local function run_parser()
   local p = argparse("orchestrator", "Runs a pipeline: a Lua script that says what to fetch, "
     .. "how hard to try, how fast to go, what to keep and where to put it.",
     list_of_verbs() .. "\n\n" .. EXIT_CODES)
@@ -73,18 +76,21 @@ local function run_parser(version)
   option("--sample", "Stop after N records a pipeline, and write them to stdout instead of the "
     .. "sinks."):argname "N":convert(whole "--sample")
   option("--summary", "Write the run's summary to FILE as JSON."):argname "FILE"
+  p:flag("--resume", "Go on with the run that did not come to its end, if there is one.")
+  p:flag("--retry-dead", "Run the items of the dead letters again, and keep those that fail again.")
   option("--cache", "How what is cached is used, whatever the script says: "
     .. table.concat(cache_options.MODES, ", ") .. "."):argname "MODE"
     :choices(cache_options.MODES)
-  option("--state-dir", "Where limits with a name and what is cached are kept between runs.",
-    STATE_DIR):argname "DIR"
+  option("--state-dir", "Where what runs have done, limits with a name and what is cached are "
+    .. "kept.", STATE_DIR):argname "DIR":convert(function(text)
+      if text ~= "" then return text end
+      return nil, "--state-dir: '' is no directory"
+    end)
   option("--log-level", "The least important messages to show.", "info")
     :choices { "debug", "info", "warn", "error" }
   option("--log-format", "How messages look.", "text"):choices { "text", "json" }
   p:flag("-q --quiet", "No progress and no summary on stderr.")
-  p:flag("--version", "Show the version."):action(function()
-    answer("orchestrator " .. version .. "\n")
-  end)
+  p:flag("--version", "Show the version; with -v also what is fixed in it.")
   return p, with_word
 end
 
@@ -117,6 +123,13 @@ local function verb_parser(verb)
   return p, given
 end
 
+local function version_text(version, verbose)
+  local text = "orchestrator " .. version .. "\n"
+  if not verbose then return text end
+  return text .. string.format("window: at most %d items, or %g ms, are not yet in the sinks and "
+    .. "the journal\n", window.ITEMS, window.SECONDS * 1000)
+end
+
 local function params_of(list)
   local params = {}
   for _, text in ipairs(list) do
@@ -138,10 +151,16 @@ end
 
 local function parse_run(p, list)
   local ok, opts = p:pparse(list)
+  if not ok and opts:find "'%-v'" then
+    return refused(p, "unknown option '-v': --version -v tells all about the version")
+  end
   if not ok then return refused(p, opts) end
   if opts.script == "run" then
     opts.script = table.remove(opts.params, 1)
     if not opts.script then return refused(p, "missing argument 'script'") end
+  end
+  if opts.retry_dead and opts.sample then
+    return refused(p, "option '--retry-dead' can not be used together with option '--sample'")
   end
   local params, problem = params_of(opts.params)
   if not params then return refused(p, problem) end
@@ -151,13 +170,22 @@ end
 
 --- Parses a command line; `-h` and `--version` print and exit.
 ---@param args string[]
----@return table|nil opts {script, params, concurrency, sample, summary, cache, state_dir,
---- log_level, log_format, quiet}; or {verb, state_dir, json} and what the verb's module adds
+---@return table|nil opts {script, params, concurrency, sample, summary, resume, retry_dead,
+--- cache, state_dir, log_level, log_format, quiet}; or {verb, state_dir, json} and what the verb's
+--- module adds
 ---@return string? problem
 function cli.parse(args, version)
-  local list = {}
-  for i = 1, #args do list[i] = args[i] end
-  local p, with_word = run_parser(version)
+  local list, asked = {}, {}
+  for i = 1, #args do
+    list[i] = args[i]
+    if args[i] == "--" then break end
+    asked[args[i]] = true
+  end
+  if asked["--version"] then
+    answer(version_text(version, asked["-v"] or asked["--verbose"]))
+  end
+  for i = #list + 1, #args do list[i] = args[i] end
+  local p, with_word = run_parser()
   local verb, at = verb_of(list, with_word)
   if not verb then return parse_run(p, list) end
   table.remove(list, at)

@@ -179,7 +179,8 @@ function Csv:next()
   local number, fields, problem, kind, line = next_fields(self)
   if number == nil or kind then return number, fields, problem, kind end
   if not problem and names and #fields ~= #names then
-    problem = string.format("%d fields where the header has %d", #fields, #names)
+    problem = string.format("%d field%s where the header has %d", #fields,
+      #fields == 1 and "" or "s", #names)
     fields = sub(line, 1, lines.SHOWN)
   end
   if problem then return number, fields, "not CSV: " .. problem end

@@ -64,4 +64,22 @@ function provenance.added(list, meta)
   return out, left_out
 end
 
+--- Adds to an item's records where they came from, if the pipeline wants that.
+---@param run table see run.lua
+---@param list table
+---@param res table
+---@return table|nil list, orc.Error? err
+function provenance.sign(run, list, res)
+  if not run.pipeline.provenance or #list == 0 then return list end
+  local signed, left_out = provenance.added(list, provenance.of(res, run.ctx.wall()))
+  if not signed then
+    left_out.url, left_out.attempts = res.url, res.attempts
+    return nil, left_out
+  elseif left_out > 0 and not run.warned_plain then
+    run.warned_plain = true
+    run.ctx.log:warn("a record is no object: it cannot say where it came from", { url = res.url })
+  end
+  return signed
+end
+
 return provenance

@@ -1,5 +1,5 @@
--- From a response to the records that are written: select, filter, map. What a function of the
--- script may not return is raised, as a bug is not bad data.
+-- From a response to the records that are written: select, filter, map, validate. What a function
+-- of the script may not return is raised, as a bug is not bad data.
 
 local errors = require "orchestrator.errors"
 
@@ -93,6 +93,46 @@ function records.transform(filter, map, list, res, item)
     end
   end
   return out, filtered
+end
+
+-- Why the script's function refuses a record; nil when it does not.
+local function objection(validate, record)
+  local ok, reason = validate(record)
+  if ok then return nil end
+  if errors.is(reason) then return reason.message end
+  return reason == nil and "validate refused it" or tostring(reason)
+end
+
+--- Tells bad records from good ones. `schema` and `validate` may be nil.
+---@param schema orc.Schema|nil
+---@param validate (fun(record): any, any)|nil true passes it; false or nil, reason does not
+---@param list table left as it is
+---@return table|nil good, table[]|nil bad {record, reason}, nil when there are none; or nil, the
+---  err, when the schema is frozen
+function records.validate(schema, validate, list)
+  if not schema and not validate then return list end
+  local good, n, bad = {}, 0, nil
+  for i = 1, #list do
+    local given = list[i]
+    local record, reason, frozen = given, nil, nil
+    if schema then record, reason, frozen = schema:check(given) end
+    if frozen then
+      return nil, errors.new("validation", "the schema is frozen: " .. reason
+        .. '; change it, or its contract to "discard_row"')
+    end
+    if record ~= nil and validate then
+      reason = objection(validate, record)
+      if reason then record = nil end
+    end
+    if record ~= nil then
+      n = n + 1
+      good[n] = record
+    else
+      bad = bad or {}
+      bad[#bad + 1] = { record = given, reason = reason }
+    end
+  end
+  return good, bad
 end
 
 return records

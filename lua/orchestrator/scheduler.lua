@@ -359,6 +359,28 @@ function Scheduler:run_job(store, statements)
   return (self:suspend(abort, id))
 end
 
+--- Has an output file do a job (src/lua_writer.h). Once begun it is done, also when the task is
+--- cancelled.
+---@return table result or {fault, code, message}
+function Scheduler:run_output(output, job)
+  local problem = refusal(self.running)
+  if problem then refuse(problem) end
+  local id = self.host.output_run(output, job)
+  self:attach(id, self.running)
+  return (self:suspend(abort, id))
+end
+
+--- Runs statements at a PostgreSQL server (src/lua_postgres.h), in one transaction. Once begun they
+--- are run, also when the task is cancelled.
+---@return table result {rows} or {fault, code, message}
+function Scheduler:run_postgres(database, steps)
+  local problem = refusal(self.running)
+  if problem then refuse(problem) end
+  local id = self.host.postgres_run(database, steps)
+  self:attach(id, self.running)
+  return (self:suspend(abort, id))
+end
+
 local function complete(self, id, result)
   local waiting = self.transfers[id]
   if not waiting then return end
@@ -408,7 +430,8 @@ function Scheduler:run(main, ...)
     else
       -- Nothing outside can wake anybody any more.
       root:cancel(errors.new("script", string.format(
-        "deadlock: %d task%s wait for each other", self.live, self.live == 1 and "" or "s")))
+        self.live == 1 and "deadlock: %d task waits for what nobody else is to do"
+          or "deadlock: %d tasks wait for each other", self.live)))
       if self.head > self.tail then break end
     end
     if signal and self.on_signal then self.on_signal(signal) end

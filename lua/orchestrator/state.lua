@@ -15,6 +15,52 @@ local MIGRATIONS = {
       version INTEGER NOT NULL,
       document TEXT NOT NULL
     ) STRICT, WITHOUT ROWID]],
+  -- Runs of pipelines and programs: see journal.lua and steps.lua. `totals`, `positions` and
+  -- `targets` are JSON; status is "running", "finishing", "finished", "failed" or "given up". What
+  -- a run that has not ended has counted, and where its sinks are, is with its last window.
+  [[CREATE TABLE runs(
+      seq INTEGER PRIMARY KEY,
+      id TEXT NOT NULL UNIQUE,
+      pipeline TEXT NOT NULL,
+      script TEXT,
+      started REAL NOT NULL,
+      ended REAL,
+      status TEXT NOT NULL,
+      reason TEXT,
+      sessions INTEGER NOT NULL,
+      pid INTEGER,
+      totals TEXT NOT NULL,
+      positions TEXT NOT NULL,
+      targets TEXT NOT NULL,
+      hashed INTEGER
+    ) STRICT;
+    CREATE INDEX runs_of_pipeline ON runs(pipeline, seq);
+    -- The key is run * 2^32 + number, so that a window is added at the end: two pages a commit.
+    CREATE TABLE windows(
+      at INTEGER PRIMARY KEY,
+      high INTEGER NOT NULL,
+      totals TEXT NOT NULL,
+      positions TEXT NOT NULL,
+      items BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE chunks(
+      run INTEGER NOT NULL,
+      number INTEGER NOT NULL,
+      hash BLOB NOT NULL,
+      PRIMARY KEY(run, number)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE prepared(
+      run INTEGER PRIMARY KEY,
+      number INTEGER NOT NULL,
+      entry TEXT NOT NULL,
+      batches TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE steps(
+      run INTEGER NOT NULL,
+      key TEXT NOT NULL,
+      value TEXT NOT NULL,
+      PRIMARY KEY(run, key)
+    ) STRICT, WITHOUT ROWID]],
 }
 
 local ELSEWHERE = " or name another directory with --state-dir"
@@ -36,6 +82,7 @@ local LATER = {
   read_only = ADVICE.read_only,
   corrupt = ADVICE.corrupt,
   busy = ADVICE.busy,
+  moved = "put it back",
 }
 
 ---@class orc.State
@@ -73,7 +120,7 @@ function state.open(env)
   end
   local path = directory .. "/state.db"
   local id, reason, message = host.store_open(path,
-    { application_id = APPLICATION_ID, migrations = MIGRATIONS })
+    { application_id = APPLICATION_ID, migrations = MIGRATIONS, durable = true })
   if not id then return nil, string.format("%s: %s; %s", path, message, ADVICE[reason]) end
   env.state = setmetatable({ sched = env.sched, host = host, id = id, path = path,
     boot = boot_of() }, State)

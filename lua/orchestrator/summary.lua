@@ -6,6 +6,7 @@
 
 local cache_tally = require "orchestrator.cache_tally"
 local errors = require "orchestrator.errors"
+local failure_groups = require "orchestrator.failure_groups"
 local histogram = require "orchestrator.histogram"
 local json = require "orchestrator.json"
 local secret = require "orchestrator.secret"
@@ -14,14 +15,11 @@ local url = require "orchestrator.url"
 local summary = {}
 
 local HOSTS = 100 -- told apart; the others are counted together as "other"
-local GROUPS = 100 -- of failures, likewise
-local MESSAGES = 2 -- told apart among failures of one kind, status and origin; the others likewise
 local SLOWEST = 10
-local GROUPS_SHOWN = 5
-local NAMED = 3 -- failed items named in a group
 local WAITS_SHOWN = 3 -- limits, and hosts, that were waited for
 local WAITED_LEAST, WAITED_SHARE = 1, 0.05 -- seconds, and share of the run, that are worth a line
 local TEXT_MAX = 160 -- bytes of a message or URL in the text
+local FAILURE_MAX = 1000 -- of the run's failure, whose end says what to do
 
 ---@class orc.Summary
 local Summary = {}
@@ -42,11 +40,13 @@ function summary.new(opts)
     limits = {}, -- name → {waited, waits}
     slowest = {}, -- at most SLOWEST requests, the slowest first
     items = 0, fetched = 0, -- items taken from the source and ended, those that did not fail
-    records = { ["in"] = 0, out = 0, filtered = 0, dead = 0 },
+    records = { ["in"] = 0, out = 0, filtered = 0, invalid = 0, dead = 0 },
     errors = {}, -- kind → items
-    groups = {}, group_of = {}, -- failures that are alike, in order of appearance
-    messages = {}, -- kind, status and origin → how many messages have a group
+    failures = failure_groups.new(), -- of items
+    bad = failure_groups.new(), -- of records
     failed = 0, -- items
+    before = 0, -- items of before this process
+    earlier = 0, earlier_bad = 0, -- failures and bad records of then
   }, Summary)
 end
 
@@ -146,12 +146,6 @@ function Summary:item(records_in, filtered, out)
   records.out = records.out + out
 end
 
--- The scheme, host and port of a URL, and the rest.
-local function split(text)
-  local origin, target = text:match "^(%a[%w+.-]*://[^/?#]*)(.*)$"
-  return origin or "", target or text
-end
-
 --- An item failed for good.
 ---@param err table
 ---@param where string "item 3", "urls.txt:17"
@@ -159,25 +153,63 @@ function Summary:item_failed(err, where)
   self.items = self.items + 1
   self.failed = self.failed + 1
   self.errors[err.kind] = (self.errors[err.kind] or 0) + 1
-  local origin, target = split(err.url or "")
-  local alike = string.format("%s %s %s", err.kind, err.status or "", origin)
-  local key = alike .. "\0" .. err.message
-  local messages = self.messages[alike] or 0
-  if not self.group_of[key] and messages >= MESSAGES then key = alike end
-  local group = self.group_of[key]
-  if not group and #self.groups < GROUPS then
-    group = { kind = err.kind, status = err.status, origin = origin, message = err.message,
-      mixed = false, count = 0, named = {} }
-    self.groups[#self.groups + 1] = group
-    self.group_of[key] = group
-    self.messages[alike] = messages + 1
+  self.failures:add(err, where)
+end
+
+--- A record is bad.
+---@param err table
+---@param where string of its item
+function Summary:record_bad(err, where)
+  self.records.invalid = self.records.invalid + 1
+  self.bad:add(err, where)
+end
+
+--- Whether there were records, and every one is bad.
+function Summary:none_good()
+  local records = self.records
+  return records.invalid > 0 and records.out == 0 and records.filtered == 0
+end
+
+-- Going on --------------------------------------------------------------------------------------
+
+local COUNTED = { "items", "fetched", "failed", "attempts", "retries", "bytes" }
+local OF_ITEMS = { "items", "fetched", "failed", "records", "errors" }
+
+local function copy(counters)
+  local out = {}
+  for name, count in pairs(counters) do out[tostring(name)] = count end
+  return out
+end
+
+--- What has been counted, to be gone on with in another process.
+---@return table totals which JSON can hold
+function Summary:totals()
+  local totals = {}
+  for _, name in ipairs(COUNTED) do totals[name] = self[name] end
+  for _, name in ipairs { "records", "errors", "requests", "hedges", "statuses" } do
+    totals[name] = copy(self[name])
   end
-  if not group then return end
-  group.count = group.count + 1
-  group.mixed = group.mixed or group.message ~= err.message
-  if #group.named < NAMED then
-    group.named[#group.named + 1] = target == "" and where or where .. " " .. target
+  totals.cache = copy(self.cache.counts)
+  return totals
+end
+
+--- Goes on from totals.
+function Summary:restore(totals)
+  for _, name in ipairs(COUNTED) do self[name] = totals[name] end
+  for _, name in ipairs { "records", "requests", "hedges" } do
+    for key, count in pairs(totals[name]) do self[name][key] = count end
   end
+  for name, count in pairs(totals.cache) do self.cache.counts[name] = count end
+  self.errors, self.statuses = totals.errors, {}
+  for status, count in pairs(totals.statuses) do self.statuses[tonumber(status)] = count end
+  self.before = totals.items
+  self.earlier = totals.failed -- whose groups are not known any more
+  self.earlier_bad = totals.records.invalid or 0
+end
+
+--- Takes back what was counted of items since these totals.
+function Summary:undo(totals)
+  for _, name in ipairs(OF_ITEMS) do self[name] = totals[name] end
 end
 
 --- The numbers thresholds judge.
@@ -197,6 +229,7 @@ function Summary:metrics(elapsed)
     iterations = counter(self.items),
     records = counter(records.out),
     records_filtered = counter(records.filtered),
+    records_invalid = counter(records.invalid),
     dead_letters = counter(records.dead),
     stale_if_error = share(self.cache.counts.stale_if_error),
   }
@@ -216,17 +249,12 @@ local function quantiles(latency, names)
   return out
 end
 
-local function copy(counters)
-  local out = {}
-  for name, count in pairs(counters) do out[tostring(name)] = count end
-  return out
-end
-
 -- Masked before it is cut, so that no cut leaves half a secret that is not recognised.
-local function shown(text)
+local function shown(text, most)
+  most = most or TEXT_MAX
   text = url.mask(secret.mask(text))
-  if #text > TEXT_MAX then
-    text = text:sub(1, TEXT_MAX):gsub("[\192-\255][\128-\191]*$", "") .. "..."
+  if #text > most then
+    text = text:sub(1, most):gsub("[\192-\255][\128-\191]*$", "") .. "..."
   end
   return errors.escape(text)
 end
@@ -286,12 +314,15 @@ end
 local function failure_line(failure)
   local plain = failure.kind == "invalid" or failure.kind == "validation"
   if failure.url or failure.position or not plain then return tostring(failure) end
-  return shown(failure.message)
+  return shown(failure.message, FAILURE_MAX)
 end
 
 --- The summary JSON as a table.
----@param run table {elapsed: number, verdicts: table[], interrupted: boolean, failure: table?}
+---@param run table {elapsed: number, verdicts: table[], interrupted: boolean, failure: table?,
+---  resumed: table? {sessions, skipped}, resumable: boolean?, retries: boolean?}
 function Summary:table(run)
+  local records = copy(self.records)
+  if records.invalid == 0 then records.invalid = nil end
   return {
     pipeline = self.pipeline,
     run_id = self.run_id,
@@ -301,7 +332,7 @@ function Summary:table(run)
     attempts = self.attempts,
     hedges = copy(self.hedges),
     cache = copy(self.cache.counts),
-    records = copy(self.records),
+    records = records,
     bytes = self.bytes,
     latency_ms = quantiles(self.latency, { 50, 90, 95, 99 }),
     statuses = copy(self.statuses),
@@ -311,19 +342,15 @@ function Summary:table(run)
     slowest = list_of_slowest(self.slowest),
     thresholds = table_of_verdicts(run.verdicts),
     interrupted = run.interrupted or nil,
+    resumed = run.resumed,
+    resumable = run.resumable or nil,
     failure = run.failure and failure_line(run.failure),
   }
 end
 
 -- For people ---------------------------------------------------------------------------------
 
---- A whole number with commas between thousands.
----@return string
-function summary.grouped(n)
-  local text = string.format("%d", n)
-  local head = (#text - 1) % 3 + 1
-  return text:sub(1, head) .. (text:sub(head + 1):gsub("...", ",%0"))
-end
+summary.grouped = failure_groups.grouped
 
 local grouped = summary.grouped
 
@@ -348,6 +375,11 @@ local function plural(n, noun)
   return grouped(n) .. " " .. noun .. (n == 1 and "" or "s")
 end
 
+local function ordinal(n)
+  local ends = { "st", "nd", "rd" }
+  return n .. ((n % 100 < 11 or n % 100 > 13) and ends[n % 10] or "th")
+end
+
 local BOLD, RED, GREEN, YELLOW, PLAIN = "\27[1m", "\27[31m", "\27[32m", "\27[33m", "\27[0m"
 
 local function headline(self, run)
@@ -363,33 +395,9 @@ local function headline(self, run)
     local ratio = run.elapsed / slowest.elapsed
     line = ratio < 10
       and string.format("%s, %.2f times its slowest request", line, ratio)
-      or string.format("%s, %s/s", line, grouped(self.items / run.elapsed))
+      or string.format("%s, %s/s", line, grouped((self.items - self.before) / run.elapsed))
   end
   return self.failed > 0 and YELLOW or GREEN, line
-end
-
-local function failure_lines(self, add)
-  local left, groups_left = self.failed, #self.groups
-  local order = {}
-  for i, group in ipairs(self.groups) do order[i] = { group = group, at = i } end
-  table.sort(order, function(a, b)
-    if a.group.count ~= b.group.count then return a.group.count > b.group.count end
-    return a.at < b.at
-  end)
-  for i = 1, math.min(#order, GROUPS_SHOWN) do
-    local group = order[i].group
-    local kind = group.status and string.format("%s %d", group.kind, group.status) or group.kind
-    local at = group.origin ~= "" and " at " .. shown(group.origin) or ""
-    local more = group.count > #group.named and ", ..." or ""
-    add("failed", string.format("%s %s%s: %s%s (%s%s)", grouped(group.count), kind, at,
-      shown(group.message), group.mixed and ", and others" or "",
-      shown(table.concat(group.named, ", ")), more), RED)
-    left, groups_left = left - group.count, groups_left - 1
-  end
-  if left > 0 then
-    add("failed", string.format("%s more, of %s", grouped(left),
-      groups_left > 0 and plural(groups_left, "other kind") or "other kinds"), RED)
-  end
 end
 
 local function requests_line(self)
@@ -441,10 +449,17 @@ local function waiting_lines(self, elapsed, add)
   end
 end
 
+--- What there is to say of a run that was not begun.
+---@param run table see `text`
+---@return string
+function Summary:refusal(run)
+  return string.format("%s: %s\n", shown(self.pipeline), failure_line(run.failure))
+end
+
 --- The summary for a terminal, a few lines that end in "\n".
 ---@param run table {elapsed: number, verdicts: table[], interrupted: boolean, failure: table?,
 ---  begun: integer items taken from the source, outputs: string[] one text an output,
----  dead: string? where dead letters are, colour: boolean}
+---  dead: string? where dead letters are, resumed, resumable: see `table`, colour: boolean}
 ---@return string
 function Summary:text(run)
   local function paint(colour, text)
@@ -460,9 +475,19 @@ function Summary:text(run)
   end
 
   if run.failure then add("error", failure_line(run.failure), RED) end
+  if run.resumed then
+    add("resumed", string.format("run %s, the %s time; %s passed over that %s done",
+      shown(self.run_id), ordinal(run.resumed.sessions), plural(run.resumed.skipped, "item"),
+      run.resumed.skipped == 1 and "was" or "were"))
+  end
+  if run.resumable then
+    add("resume", string.format("run %s goes on with %s", shown(self.run_id),
+      run.retries and "--retry-dead" or "--resume"), YELLOW)
+  end
   local records = self.records
-  add("records", string.format("%s in, %s filtered out, %s out",
-    grouped(records["in"]), grouped(records.filtered), grouped(records.out)))
+  add("records", string.format("%s in, %s filtered out, %s%s out", grouped(records["in"]),
+    grouped(records.filtered), records.invalid > 0 and grouped(records.invalid) .. " bad, " or "",
+    grouped(records.out)))
   for _, output in ipairs(run.outputs) do add("output", shown(output)) end
   add("requests", requests_line(self))
   if self.requests.from_cache > 0 then
@@ -475,9 +500,15 @@ function Summary:text(run)
       slowest.attempts > 1 and string.format(" (%d attempts)", slowest.attempts) or ""))
   end
   waiting_lines(self, run.elapsed, add)
-  failure_lines(self, add)
+  for _, line in ipairs(self.failures:lines(self.failed - self.earlier, shown)) do
+    add("failed", line, RED)
+  end
+  for _, line in ipairs(self.bad:lines(records.invalid - self.earlier_bad, shown)) do
+    add("bad", line, RED)
+  end
   if run.dead then
-    add("dead", string.format("%s kept in %s", plural(records.dead, "item"), shown(run.dead)), RED)
+    add("dead", string.format("%s kept in %s", plural(records.dead,
+      records.invalid > 0 and "letter" or "item"), shown(run.dead)), RED)
   end
   for _, verdict in ipairs(run.verdicts) do
     if not verdict.ok then

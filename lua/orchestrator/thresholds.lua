@@ -24,6 +24,7 @@ local METRICS = {
   iterations = COUNTER, -- items that are through
   records = COUNTER, -- records written
   records_filtered = COUNTER,
+  records_invalid = COUNTER, -- bad ones
   dead_letters = COUNTER,
   stale_if_error = COUNTER, -- requests that the cache answered instead of an error
 }

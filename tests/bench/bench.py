@@ -9,8 +9,9 @@ import os
 import random
 import shutil
 import statistics
+import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lab import BODY_SIZE, HERE, LINE_SIZE, LIST_SIZE, OURS, Lab, note
 
@@ -235,6 +236,123 @@ def row_million(lab):
     peak = sample.peak / 1000
     line.measured, line.mark, line.ok = f"{peak:.0f} MB", "≤ 64 MB", peak <= 64
     return [line]
+
+
+def row_journal(lab):
+    """one record an item, 50 in flight, a jsonl sink: with and without the journal"""
+    url, count = lab.url(), 200000 // lab.scale
+    out = lab.dir / "journal.jsonl"
+    samples = lab.rounds_of({
+        "ours": lambda: lab.run(ours("journal.lua", url=url, count=count, out=out)),
+        "without the journal": lambda: lab.run(
+            ours("journal.lua", url=url, count=count, out=out, journal="no")),
+    })
+    if sum(1 for _ in out.open("rb")) != count:
+        raise SystemExit(f"bench: {out} has not {count} records")
+    out.unlink()
+    return compared(samples, count, {"without the journal": 0.8})
+
+
+def row_resume(lab):
+    """{count} items that are done, passed over; the same with another item before them"""
+    url, count = lab.url(), 1000000 // lab.scale
+    out, state = lab.dir / "resume.jsonl", lab.dir / "resume.state"
+    part, saved = out.with_name(out.name + ".part"), lab.dir / "saved"
+    program = ours("journal.lua", url=url, count=count, out=out) + ["--state-dir", state]
+    note("row resume: the run that is to be resumed")
+    subprocess.run([*program, "broken=yes"], cwd=lab.dir, env=lab.env, check=False,
+                   stderr=subprocess.DEVNULL)
+    saved.mkdir()
+    shutil.copytree(state, saved / "state")
+    shutil.copy(part, saved / "part")
+
+    def again(*more):
+        shutil.rmtree(state)
+        shutil.copytree(saved / "state", state)
+        shutil.copy(saved / "part", part)
+        return lab.run([*program, "--resume", *more])
+
+    samples = lab.rounds_of({
+        "by its hash": again,
+        "item by item": lambda: again(f"first={url}?first"),
+    }, min(3, lab.rounds))
+    lines = []
+    for name, least in (("by its hash", 200000), ("item by item", 50000)):
+        line = figures(name, samples[name], count)
+        rate = median(samples[name], lambda s: count / s.seconds)
+        line.measured, line.mark, line.ok = f"{rate:,.0f}/s", f"≥ {least:,}/s", rate >= least
+        lines.append(line)
+    return lines
+
+
+def without(samples, base):
+    """Less what a run takes that does everything but that."""
+    least = median(base, lambda s: s.cpu)
+    return [replace(s, cpu=s.cpu - least) for s in samples]
+
+
+def columns():
+    return ("active boolean, category text, id bigint, name text, note text, "
+            "price double precision, stock bigint, updated_at text")
+
+
+def row_sqlite(lab):
+    """200,000 rows of 8 columns into a SQLite table, less what it takes to make the records"""
+    url, count = lab.url(), 200000 // lab.scale
+    out, theirs, rows = lab.dir / "out.sqlite", lab.dir / "theirs.sqlite", lab.dir / "rows.csv"
+
+    def run(*argv, fresh):
+        fresh.unlink(missing_ok=True)
+        return lab.run(argv)
+
+    run(*ours("rows.lua", url=url, count=count, sink=out), fresh=out)
+    with rows.open("wb") as file:
+        subprocess.run(["sqlite3", "-csv", out, "SELECT * FROM t"], stdout=file, check=True)
+    samples = lab.rounds_of({
+        "no sink": lambda: lab.run(ours("rows.lua", url=url, count=count)),
+        "ours": lambda: run(*ours("rows.lua", url=url, count=count, sink=out), fresh=out),
+        "sqlite3 .import": lambda: run("sqlite3", theirs, f"CREATE TABLE t({columns()})",
+                                       f".import --csv {rows} t", fresh=theirs),
+    })
+    for path in (out, theirs):
+        found = subprocess.check_output(["sqlite3", path, "SELECT count(*) FROM t"], text=True)
+        if int(found) != count:
+            raise SystemExit(f"bench: {path} has not {count} records")
+    samples["ours"] = without(samples["ours"], samples.pop("no sink"))
+    return compared(samples, count, {"sqlite3 .import": 0.5})
+
+
+def row_postgres(lab):
+    """200,000 rows of 8 columns into a PostgreSQL table, the server's CPU included"""
+    sys.path.insert(0, str(HERE.parent / "integration"))
+    from postgres import Postgres  # it wants Debian's server, as the tests do
+    url, count, rows = lab.url(), 200000 // lab.scale, lab.dir / "rows.csv"
+    server = lab.stack.enter_context(Postgres())
+    psql = [f"{server.bin}/psql", server.url(), "-XAtq", "-c"]
+
+    def run(*argv, before):
+        server.query("DROP TABLE IF EXISTS t; " + before)
+        began = server.cpu()
+        sample = lab.run(argv)
+        return replace(sample, cpu=sample.cpu + server.cpu() - began)
+
+    def mine():
+        return run(*ours("rows.lua", url=url, count=count, sink=server.url()), before="")
+
+    mine()
+    with rows.open("wb") as file:
+        subprocess.run([*psql, "COPY (SELECT active, category, id, name, note, price, stock, "
+                        "updated_at FROM t) TO STDOUT (FORMAT csv)"], stdout=file, check=True)
+    samples = lab.rounds_of({
+        "no sink": lambda: lab.run(ours("rows.lua", url=url, count=count)),
+        "ours": mine,
+        "psql \\copy": lambda: run(*psql, f"\\copy t FROM {rows} (FORMAT csv)",
+                                   before=f"CREATE TABLE t({columns()})"),
+    })
+    if server.query("SELECT count(*) FROM t") != [str(count)]:
+        raise SystemExit(f"bench: the table has not {count} records")
+    samples["ours"] = without(samples["ours"], samples.pop("no sink"))
+    return compared(samples, count, {"psql \\copy": 0.5})
 
 
 def row_lines(lab):
@@ -496,8 +614,9 @@ def row_quota(lab):
 
 ROWS = {"body": row_body, "decode": row_decode, "gzip": row_gzip, "https": row_https,
         "http2": row_http2, "5000": row_5000, "10000": row_10000, "million": row_million,
-        "lines": row_lines, "empty": row_empty, "hits": row_hits, "store": row_store,
-        "entries": row_entries, "seed": row_seed,
+        "journal": row_journal, "resume": row_resume, "sqlite": row_sqlite,
+        "postgres": row_postgres, "lines": row_lines, "empty": row_empty, "hits": row_hits,
+        "store": row_store, "entries": row_entries, "seed": row_seed,
         "hidden": row_hidden, "queue": row_queue,
         "policy": row_policy, "grant": row_grant, "quota": row_quota}
 

@@ -72,18 +72,21 @@ class Case(unittest.TestCase):
     def records(self, name):
         return [json.loads(line) for line in self.read(name).splitlines()]
 
-    def files(self):
-        """Everything in the directory but scripts."""
+    def files(self, state=False):
+        """Everything in the directory but scripts and, unless it is asked for, the state."""
         found = []
         for directory, _, names in os.walk(self.dir):
             found += [os.path.relpath(os.path.join(directory, name), self.dir) for name in names]
+        if not state:
+            found = [name for name in found if not name.startswith(".orchestrator/")]
         return sorted(name for name in found if not name.endswith(".lua"))
 
-    def start(self, *args, env=None, **options):
-        """Starts the program; the caller, or the end of the test, ends it."""
+    def start(self, *args, env=None, prefix=(), **options):
+        """Starts the program, by another one if there is a prefix; the caller, or the end of the
+        test, ends it."""
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         process = subprocess.Popen(
-            [BINARY, *args],
+            [*prefix, BINARY, *args],
             cwd=self.dir,
             env={**os.environ, **(env or {})},
             stdin=subprocess.DEVNULL,

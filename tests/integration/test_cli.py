@@ -147,7 +147,7 @@ class Scripts(Case):
             ('orc.pipeline { source = {}, sinks = "-" }', 'did you mean "sink"'),
             ('orc.pipeline { source = {}, sink = "out.xml" }', r'no known format.*\.jsonl'),
             ('orc.pipeline { source = {}, sink = { "a.jsonl", "./a.jsonl" } }', 'twice'),
-            ('orc.pipeline { source = {}, mode = "overwrite" }', '"mode" must be "replace" or'),
+            ('orc.pipeline { source = {}, mode = "overwrite" }', '"mode" must be "replace", "append" or'),
             ('orc.pipeline { source = {}, on_error = "ignore" }', '"on_error" must be'),
             ('orc.pipeline { source = 12 }', '"source" must be'),
             ('orc.pipeline { source = {}, name = "a/b" }', '"name" must be a plain name'),
@@ -223,6 +223,14 @@ class Scripts(Case):
         self.script(
             "return require('orchestrator').pipeline { sink = { 'a.jsonl', 'b.jsonl' },"
             " source = function() os.exit(7) end }",
+            code=7,
+        )
+        self.assertEqual(self.files(), ["a.jsonl.part", "b.jsonl.part"])  # to be gone on with
+
+    def test_a_script_that_ends_the_program_and_is_not_remembered(self):
+        self.script(
+            "return require('orchestrator').pipeline { sink = { 'a.jsonl', 'b.jsonl' },"
+            " journal = false, source = function() os.exit(7) end }",
             code=7,
         )
         self.assertEqual(self.files(), [])
@@ -303,7 +311,7 @@ class Options(Served):
         run = self.job(
             "source = { '/one' }, sink = 'out.jsonl', map = function() os.exit(7) end", code=7
         )
-        self.assertEqual((run.out, run.err, self.files()), ("", "", []))
+        self.assertEqual((run.out, run.err, self.files()), ("", "", ["out.jsonl.part"]))
 
     def test_quiet(self):
         run = self.job("source = { '/one', '/404' }, sink = 'out.jsonl'", "-q")

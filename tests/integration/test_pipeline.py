@@ -86,10 +86,15 @@ class Sinks(Served):
         self.write("out.jsonl", "old\n")
         failing = "source = { '/items', '/404' }, sink = 'out.jsonl', on_error = 'fail'"
         self.job(failing, code=1)
-        self.assertEqual(self.files(), ["out.jsonl"])
+        # What it has is beside it, to be gone on with, until another run begins anew.
+        self.assertEqual(self.files(), ["out.jsonl", "out.jsonl.part"])
         self.assertEqual(self.read("out.jsonl"), "old\n")
         self.job("source = { '/one' }, sink = 'out.jsonl', mode = 'replace'")
         self.assertEqual(self.read("out.jsonl"), '{"id":7}\n')
+        self.assertEqual(self.files(), ["out.jsonl"])
+        # Without a journal nothing is gone on with.
+        self.job(failing + ", journal = false", code=1)
+        self.assertEqual(self.files(), ["out.jsonl"])
 
     def test_replace_is_invisible_until_the_end(self):
         self.write("out.jsonl", "old\n")
@@ -165,7 +170,7 @@ class Sinks(Served):
                     preexec_fn=limit,
                 )
                 self.assertRegex(run.err, "(?i)cannot write out.jsonl")
-                self.assertEqual(self.files(), ["out.jsonl"])
+                self.assertIn("goes on with --resume", run.err)
                 if left:
                     self.assertEqual(self.read("out.jsonl"), left)
         lines = self.read("out.jsonl").splitlines(keepends=True)
@@ -392,7 +397,7 @@ class Failures(Served):
             code=1,
         )
         self.assertIn("status 404", run.err)
-        self.assertEqual(self.files(), [])
+        self.assertEqual(self.files(), ["out.jsonl.part"])
         self.server.until(lambda: self.server.in_flight == 0)
 
     def test_a_function_decides(self):
@@ -451,7 +456,8 @@ class Failures(Served):
                 self.assertIn("job.lua:2: attempt to index", run.err)
                 self.assertRegex(run.err, r"job\.lua(:2)?: in function")
                 self.assertNotIn("orchestrator/pipeline.lua", run.err)
-                self.assertEqual(self.files(), ["out.jsonl"])
+                self.assertNotIn("orchestrator/run.lua", run.err)
+                self.assertEqual(self.files(), ["out.jsonl", "out.jsonl.part"])
                 self.assertEqual(self.read("out.jsonl"), "old\n")
 
     def test_thresholds(self):
@@ -498,6 +504,30 @@ class Several(Served):
             "return { orc.pipeline { source = {} }, orc.pipeline { source = {} } }", code=2
         )
         self.assertIn('two pipelines are named "script"', run.err)
+
+    def test_two_with_one_output(self):
+        for first, second, place in (
+            ("'a.jsonl'", "{ '-', './a.jsonl' }", "./a.jsonl"),
+            ("'b.jsonl'", "{ '{name}.jsonl' }", "{name}.jsonl"),
+            ("{ 'a.db', table = 't' }", "{ 'a.db', table = 't' }", "a.db, table t"),
+            ("'x.jsonl', dead_letters = 'd.jsonl'", "'d.jsonl'", "d.jsonl"),
+        ):
+            run = self.lua(
+                f"return {{ orc.pipeline {{ name = 'a', source = {{}}, sink = {first} }},"
+                f" orc.pipeline {{ name = 'b', source = {{}}, sink = {second} }} }}", code=2
+            )
+            self.assertIn(f'the pipelines "a" and "b" both write to {place}\n', run.err)
+        self.lua("return { orc.pipeline { name = 'a', source = {}, sink = '{name}.jsonl' },"
+                 " orc.pipeline { name = 'b', source = {}, sink = '{name}.jsonl' } }")
+
+    def test_options_of_others(self):
+        for given, message in (
+            ("retry = false", '"retry" is an option of client: client = { retry = … }'),
+            ("delimiter = ';'", '"delimiter" is an option of csv: sink = { "x.csv", csv = {'),
+            ("dead_letters = 'http://a.example/'", '"dead_letters" must be a file or a table'),
+        ):
+            run = self.lua(f"return orc.pipeline {{ source = {{}}, {given} }}", code=2)
+            self.assertIn(message, run.err)
 
     def test_a_client_may_be_shared(self):
         self.server.routes["/"] = lambda c, r: c.wait(0.02) and answer_json("{}")
@@ -555,7 +585,7 @@ class Bounds(Served):
             local n = 0
             return orc.pipeline { client = { base_url = P.base, concurrency = tonumber(P.total),
                 retry = { budget = 1 }, server_limits = false },
-              sink = 'out.jsonl',
+              sink = 'out.jsonl', journal = false,
               source = function()
                 n = n + 1
                 if n == tonumber(P.window) then io.stderr:write 'full\\n' end

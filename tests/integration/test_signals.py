@@ -1,12 +1,15 @@
 """SIGINT and SIGTERM: once stops and sums up, twice stops at once."""
 
+import fcntl
 import os
 import signal
+import struct
+import termios
 import time
 import unittest
 
 from program import PRELUDE, Case
-from servers import RawServer, answer, answer_json, silence
+from servers import PATIENCE, RawServer, answer, answer_json, silence
 
 # One item that is through, and then two whose server is silent.
 SILENT = """
@@ -25,6 +28,11 @@ return orc.pipeline {
   sink = P.sink or "out.jsonl", mode = P.mode,
 }
 """
+
+
+def unread(pipe):
+    """How many bytes wait in it."""
+    return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0]
 
 
 class Signals(Case):
@@ -53,9 +61,10 @@ class Signals(Case):
                 self.assertEqual(run.code, code)
                 self.assertIn("job: interrupted after", run.err)
                 self.assertEqual(run.out, "")
-                # What was there is as it was; nothing half-written stays.
-                self.assertEqual(self.files(), ["out.jsonl", "summary.json"])
+                # What was there is as it was, and what is through beside it.
+                self.assertEqual(self.files(), ["out.jsonl", "out.jsonl.part", "summary.json"])
                 self.assertEqual(self.read("out.jsonl"), "old\n")
+                self.assertEqual(self.read("out.jsonl.part"), '{"a":1}\n')
                 (summary,) = self.records("summary.json")
                 self.assertEqual(
                     (summary["interrupted"], summary["records"]["out"], summary["requests"]["ok"]),
@@ -78,6 +87,42 @@ class Signals(Case):
         run = self.finish(process)
         self.assertEqual((run.code, run.values), (143, [{"a": 1}]))
 
+    def test_a_reader_that_does_not_read_is_not_waited_for(self):
+        source = """
+            return orc.pipeline { name = "job", client = { base_url = P.base },
+              source = { "/one" },
+              map = function(r) return { a = r.a, text = ("x"):rep(1000000) } end }
+            """
+        process = self.begin(source)
+        deadline = time.monotonic() + PATIENCE
+        while unread(process.stdout) < 65536 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        code = process.wait(timeout=PATIENCE)  # without reading
+        run = self.finish(process)
+        self.assertEqual(code, 130)
+        self.assertRegex(run.err, r"job: interrupted after .*, fetched 0 of 1 begun")
+        self.assertIn("could not be written down", run.err)
+        run = self.finish(self.begin(source, "--resume"))
+        self.assertEqual((run.code, [value["a"] for value in run.values]), (0, [1]))
+
+    def test_a_receiver_that_does_not_answer_is_not_waited_for(self):
+        for routes in ({"/in": silence}, {"/in": silence}, {}):
+            with self.subTest(routes):
+                self.server.routes.update({"/in": answer(), **routes})
+                self.server.forget()
+                process = self.begin(
+                    """
+                    return orc.pipeline { name = "job", client = { base_url = P.base },
+                      source = { "/one" }, sink = P.base .. "/in", resume = true }
+                    """
+                )
+                self.server.until(lambda: "/in" in self.server.targets())
+                if routes:
+                    process.send_signal(signal.SIGINT)
+                self.assertEqual(process.wait(timeout=PATIENCE), 130 if routes else 0)
+                self.finish(process)
+
     def test_in_the_middle_of_a_busy_run(self):
         process = self.begin(
             """
@@ -94,7 +139,7 @@ class Signals(Case):
         run = self.finish(process)
         self.assertEqual(run.code, 130)
         self.assertIn("interrupted after", run.err)
-        self.assertEqual(self.files(), [])
+        self.assertEqual(self.files(), ["out.jsonl.part"])
 
     def test_a_script_without_a_pipeline(self):
         process = self.begin(

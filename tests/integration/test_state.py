@@ -267,7 +267,7 @@ class Directory(StateCase):
             f"base={self.server.base}",
             "--state-dir=deep/state",
         )
-        self.assertEqual(self.files(), [])
+        self.assertEqual(self.files(state=True), [])
         umask = os.umask(0)
         try:
             self.fetch("count=1", "--state-dir=deep/state")
@@ -357,7 +357,7 @@ class Directory(StateCase):
         self.server.wait_for()
         process.send_signal(signal.SIGINT)
         self.assertEqual(self.finish(process).code, 130)
-        self.assertEqual(self.files(), [".orchestrator/state.db"])
+        self.assertEqual(self.files(state=True), [".orchestrator/state.db"])
         self.assertEqual(len(self.server.times()), 1)
         # The second one was not taken yet.
         with self.database() as database:

@@ -55,6 +55,12 @@ describe("cli", function()
       .. "a=1 --state-dir=a/b --cache=only-if-cached --summary=s.json b=2=3 c="))
   end)
 
+  it("takes what is to be done over or gone on with", function()
+    local opts = parse "x.lua --retry-dead"
+    assert.same({ true, "nil" }, { opts.retry_dead, tostring(opts.resume) })
+    assert.same({ true, true }, { parse("--resume x.lua --retry-dead").resume, opts.retry_dead })
+  end)
+
   it("takes run as a verb, also after options", function()
     for _, line in ipairs { "run x.lua a=1 -q", "-q run x.lua a=1", "run -q x.lua a=1" } do
       local opts = parse(line)
@@ -153,6 +159,8 @@ describe("cli", function()
       ["x.lua -j 0x10"] = "'0x10' is not a whole number ≥ 1",
       ["x.lua --sample=-1"] = "'%-1' is not a whole number ≥ 1",
       ["x.lua --sample 0"] = "'0' is not a whole number ≥ 1",
+      ["x.lua --retry-dead --sample 1"] =
+        "option '%-%-retry%-dead' can not be used together with option '%-%-sample'",
       ["x.lua --summary"] = "option '%-%-summary' requires an argument",
       ["x.lua --log-level loud"] = "must be one of 'debug', 'info', 'warn', 'error'",
       ["x.lua --cache maybe"] = "must be one of 'default', 'no%-store', 'reload'",

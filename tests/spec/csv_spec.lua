@@ -55,7 +55,7 @@ describe("CSV", function()
 
   it("tells what is wrong, with the line it began on, and goes on after that line", function()
     assert.same({
-      { 2, "1", "not CSV: 1 fields where the header has 2" },
+      { 2, "1", "not CSV: 1 field where the header has 2" },
       { 3, '"x', "not CSV: something follows a closing quote" },
       { 4, 'y"z,1', "not CSV: there is a quote in an unquoted field" },
       { 5, { a = "1", b = "2" } },

@@ -117,7 +117,9 @@ local function schemas()
       res[name](res)
       orc.source[name] "README.md"
     end
-    orc.pipeline { source = {} }
+    orc.pipeline { source = {}, schema = { columns = { id = "integer" } } }
+    orc.pipeline { source = {}, sink = "http://sink.test/" }
+    orc.pipeline { source = {}, sink = { { "x.csv", csv = {} } } }
     orc.map({}, print)
     orc.gather {}
     orc.group(function() end)
@@ -160,6 +162,10 @@ local CLASSES = {
   ["res:jsonl"] = { "orc.LineOptions" },
   ["res:lines"] = { "orc.LineOptions" },
   ["retry"] = { "orc.RetryOptions" },
+  ["schema"] = { "orc.SchemaOptions" },
+  ["schema.columns.id"] = { "orc.ColumnOptions" },
+  ["sink"] = { "orc.HttpSinkOptions", "orc.FileSinkOptions" },
+  ["sink.csv"] = { "orc.CsvSinkOptions" },
   ["source.csv"] = { "orc.CsvOptions" },
   ["source.jsonl"] = { "orc.LineOptions" },
   ["source.lines"] = { "orc.LineOptions" },

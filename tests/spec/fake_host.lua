@@ -3,6 +3,7 @@
 
 local cache_memory = require "orchestrator.cache_memory"
 local client = require "orchestrator.client"
+local real_host = require "real_host"
 local scheduler = require "orchestrator.scheduler"
 local tasks = require "orchestrator.tasks"
 
@@ -114,6 +115,47 @@ function fake_host.new(opts)
     host.time = until_time
   end
 
+  return host
+end
+
+--- Gives a host on a virtual clock the files and databases of the real one. Their jobs take no
+--- virtual time: the clock stands still until they are done.
+---@param host table
+---@return table host
+function fake_host.with_files(host)
+  local jobs = {} -- number → what it is done in
+  for _, kind in ipairs { "output", "store" } do
+    host[kind .. "_run"] = function(id, job)
+      local number = real_host[kind .. "_run"](id, job)
+      jobs[number] = kind .. id
+      return number
+    end
+    host[kind .. "_close"] = function(id, ...)
+      real_host[kind .. "_close"](id, ...)
+      for number, of in pairs(jobs) do
+        if of == kind .. id then jobs[number] = nil end
+      end
+    end
+  end
+  for _, name in ipairs { "output_create", "store_directory", "store_open", "store_read" } do
+    host[name] = real_host[name]
+  end
+
+  local poll, cancel = host.poll, host.cancel
+  function host.poll(timeout, deliver)
+    if not next(jobs) then return poll(timeout, deliver) end
+    local came, until_time = false, real_host.now() + 20
+    repeat -- it returns for other reasons too
+      assert(real_host.now() < until_time, "a job does not end")
+      real_host.poll(10, function(number, result)
+        came, jobs[number] = true, nil
+        deliver(number, result)
+      end)
+    until came or not next(jobs)
+  end
+  function host.cancel(id)
+    if id > 0 then cancel(id) end -- a job is done whoever waits for it
+  end
   return host
 end
 

@@ -1,4 +1,5 @@
 local errors = require "orchestrator.errors"
+local fake_host = require "fake_host"
 local json = require "orchestrator.json"
 local limits = require "orchestrator.limits"
 local options = require "orchestrator.options"
@@ -13,7 +14,9 @@ local WALL = 1700000000
 -- request)` → {status=, body=, after=, err=}, a directory, and what was logged.
 local function world(answers, pool)
   local now = 0
-  local host = { now = function() return now end, poll = function(s) now = now + (s or 0) end }
+  local host = fake_host.with_files {
+    now = function() return now end, poll = function(s) now = now + (s or 0) end,
+  }
   local sched = scheduler.new(host)
   local w = { sched = sched, logged = {}, most = 0, begun = {} }
 
@@ -64,7 +67,7 @@ local function world(answers, pool)
 
   function w.ctx(more)
     local ctx = {
-      sched = sched, run_id = "run-1", wall = function() return WALL end,
+      sched = sched, host = host, run_id = "run-1", wall = function() return WALL end,
       log = { debug = w.log "debug", info = w.log "info", warn = w.log "warn" },
     }
     for k, v in pairs(more or {}) do ctx[k] = v end
@@ -138,7 +141,8 @@ describe("pipeline", function()
     assert.equal('{"url":"http://a:80/1"}\n{"url":"http://a:80/2"}\n{"url":"http://a:80/3"}\n',
       read "out/x.jsonl")
     assert.equal(3, result.summary.requests.ok)
-    assert.same({ ["in"] = 3, out = 3, filtered = 0, dead = 0 }, result.summary.records)
+    assert.same({ ["in"] = 3, out = 3, filtered = 0, dead = 0 },
+      result.summary.records)
     assert.is_nil(read "out/x.jsonl.part")
   end)
 
@@ -156,8 +160,9 @@ describe("pipeline", function()
       refused('"sink" "x.txt" has no known format', { sink = "x.txt" })
       refused('"sink" names "./x.jsonl" twice', { sink = { "x.jsonl", "./x.jsonl" } })
       refused('"sink" must name at least one', { sink = {} })
-      refused('"sink": "job.dead.jsonl" is where the dead letters go', { sink = "job.dead.jsonl" })
-      refused('"mode" must be "replace" or "append"', { mode = "add" })
+      refused('"dead_letters" "job.dead.jsonl" is one of the sinks of the records',
+        { sink = "job.dead.jsonl" })
+      refused('"mode" must be "replace", "append" or "merge"', { mode = "add" })
       refused('"ordered" must be true or false', { ordered = 1 })
       refused('"on_error" must be "dead_letter", "skip", "fail" or a function',
         { on_error = "retry" })
@@ -471,7 +476,8 @@ describe("pipeline", function()
         end,
       })
       assert.equal('{"n":1}\n{"n":3}\n', text)
-      assert.same({ ["in"] = 3, out = 2, filtered = 1, dead = 0 }, result.summary.records)
+      assert.same({ ["in"] = 3, out = 2, filtered = 1, dead = 0 },
+        result.summary.records)
     end)
 
     it("are mapped to one, several or none", function()
@@ -621,6 +627,7 @@ describe("pipeline", function()
       assert.equal(1, result.summary.records.dead)
       assert.same({ {
         item = "http://a:80/2", position = "item 2", url = "http://a:80/2",
+        request = { method = "GET", url = "http://a:80/2" },
         error = { kind = "http", message = "status 404", status = 404 }, attempts = 3,
         excerpt = "no \239\191\189 such thing", at = "2023-11-14T22:13:20Z",
         pipeline = "job", run_id = "run-1",
@@ -629,7 +636,7 @@ describe("pipeline", function()
 
     it("is kept beside the first file", function()
       local function path(targets)
-        return world(object).pipeline({ source = {}, sink = targets }).dead_path
+        return world(object).pipeline({ source = {}, sink = targets }).dead.target
       end
       assert.equal("out/job.dead.jsonl", path { "-", "out/x.jsonl", "elsewhere/y.jsonl" })
       assert.equal("job.dead.jsonl", path "x.jsonl")
@@ -694,6 +701,28 @@ describe("pipeline", function()
       assert.equal("every item failed", result.summary.failure)
       assert.equal("old\n", read "x.jsonl")
       assert.equal(1, #lines "job.dead.jsonl")
+    end)
+
+    it("fails the run when every record is bad, and says how they are", function()
+      write("x.jsonl", "old\n")
+      local function run(validate)
+        return world(function() return { body = '{"id":1}' } end).run {
+          source = { "http://a/1", "http://a/2" }, sink = dir .. "/x.jsonl",
+          validate = validate }
+      end
+      local result = run(function() return false, "it is odd" end)
+      assert.equal(1, result.code)
+      assert.equal("every record is bad", result.summary.failure)
+      assert.equal("old\n", read "x.jsonl")
+      assert.equal(2, #lines "job.dead.jsonl")
+      assert.matches("\n  bad +2 validation at http://a:?8?0?: it is odd %(item 1", result.text)
+      local seen = 0
+      result = run(function()
+        seen = seen + 1
+        return seen == 1, "it is odd"
+      end)
+      assert.equal(0, result.code)
+      assert.matches("\n  bad +1 validation", result.text)
     end)
 
     it("stays a dead letter when the run fails", function()
@@ -782,6 +811,27 @@ describe("pipeline", function()
       assert.equal(1000, most)
       assert.equal(2500, #lines "x.jsonl")
     end)
+
+    it("bounds its bytes, too", function()
+      local large = '"' .. ("x"):rep(4e6) .. '"'
+      local w = world(function(url)
+        return { body = large, after = url:find "/1$" and 1000 or 0.01 }
+      end, { total = 4 })
+      local most, count = 0, 0
+      w.run({
+        source = function()
+          count = count + 1
+          if count <= 40 then return "http://a/" .. count end
+        end,
+        map = function(text)
+          if w.sched:now() < 999 then most = count end
+          return text
+        end,
+        sink = dir .. "/x.jsonl", ordered = true,
+      })
+      assert.equal(40, #lines "x.jsonl")
+      assert.is_true(most >= 17 and most <= 21, most)
+    end)
   end)
 
   describe("outputs", function()
@@ -824,33 +874,36 @@ describe("pipeline", function()
     end)
 
     it("that cannot be written fail the run at once", function()
-      -- A sink that takes 10 records, as a full disk would.
+      -- A sink that takes one window, as a nearly full disk would.
       local sink = require "orchestrator.sink"
       local open = sink.open
       finally(function() sink.open = open end)
       sink.open = function(...)
         local s = open(...)
-        local accept = s.write
-        function s:write(batch, count)
-          if self.count == 10 then
+        local accept = s.commit
+        function s:commit(window)
+          if self.count > 0 then
             return nil, errors.new("invalid", "cannot write x: No space left on device")
           end
-          return accept(self, batch, count)
+          return accept(self, window)
         end
         return s
       end
       local w = world(object, { total = 2 })
       write("x.jsonl", "old\n")
-      local result = w.run { source = urls(100), sink = dir .. "/x.jsonl" }
+      local result = w.run { source = urls(1000), sink = dir .. "/x.jsonl" }
       assert.equal(1, result.code)
-      assert.equal(10, result.summary.records.out)
-      assert.is_true(#w.begun < 15)
+      local out = result.summary.records.out
+      assert.is_true(out > 0 and out <= 50)
+      assert.is_true(#w.begun < 150)
       assert.matches("error +cannot write x: No space left on device", result.text)
+      assert.matches("fetched " .. out .. " of %d+ begun", result.text)
       assert.equal("old\n", read "x.jsonl")
+      assert.is_nil(read "x.jsonl.part")
 
-      result = w.run { source = urls(100), sink = dir .. "/y.jsonl", mode = "append" }
+      result = w.run { source = urls(1000), sink = dir .. "/y.jsonl", mode = "append" }
       assert.equal(1, result.code)
-      assert.equal(10, #lines "y.jsonl")
+      assert.equal(result.summary.records.out, #lines "y.jsonl")
     end)
 
     it("tell of a torn line", function()
@@ -901,9 +954,10 @@ describe("pipeline", function()
     local sink = require "orchestrator.sink"
     local open = sink.open
     finally(function() sink.open = open end)
-    sink.open = function() return open(dir .. "/stdout.jsonl", "replace") end
-    world(function() return { body = body } end)
+    sink.open = function(_, ctx) return open(sink.check(dir .. "/stdout.jsonl"), ctx) end
+    local r = world(function() return { body = body } end)
       .run({ source = urls(3), sink = "-" }, { sample = 29999 })
+    assert.is_nil(r.failure)
     assert.equal(29999, #lines "stdout.jsonl")
   end)
 
@@ -913,9 +967,9 @@ describe("pipeline", function()
       local sink = require "orchestrator.sink"
       local open = sink.open
       local opened = {}
-      sink.open = function(target, mode)
-        opened[#opened + 1] = target
-        return open(dir .. "/stdout.jsonl", mode)
+      sink.open = function(spec, ctx)
+        opened[#opened + 1] = spec.target
+        return open(sink.check(dir .. "/stdout.jsonl"), ctx)
       end
       local w = world(function(url)
         if url:find "/1$" then return { err = "http" } end
@@ -956,8 +1010,9 @@ describe("pipeline", function()
       end)
       opts.source = opts.source or urls(10)
       opts.sink = dir .. "/x.jsonl"
-      local result = w.run(opts, {}, function(main)
-        w.sched:at(after or 1, function() main:cancel "interrupted" end)
+      local interrupts = {}
+      local result = w.run(opts, { interrupts = interrupts }, function()
+        w.sched:at(after or 1, function() interrupts[1]() end)
       end)
       return result, w
     end

@@ -1,6 +1,7 @@
 local errors = require "orchestrator.errors"
 local json = require "orchestrator.json"
 local records = require "orchestrator.records"
+local schema = require "orchestrator.schema"
 local selector = require "orchestrator.selector"
 
 describe("records", function()
@@ -98,6 +99,69 @@ describe("records", function()
           records.transform(nil, function() return mapped end, { 1 })
         end, message, 1, true)
       end
+    end)
+  end)
+
+  describe("are validated", function()
+    local columns = schema.compile { columns = { n = { type = "integer", max = 9 } } }
+
+    it("not at all when nothing is said", function()
+      local list = { 1, 2 }
+      assert.same({ list, n = 1 }, { n = select("#", records.validate(nil, nil, list)),
+        (records.validate(nil, nil, list)) })
+      assert.equal(list, (records.validate(nil, nil, list)))
+    end)
+
+    it("by the function, which gives the reason", function()
+      local answers = {
+        { true }, { "anything" }, { false, "too small" }, { nil, errors.new("decode", "odd") },
+        { false }, { n = 0 }, { nil, 7 },
+      }
+      local good, bad = records.validate(nil, function(i)
+        return unpack(answers[i], 1, answers[i].n or 2)
+      end, { 1, 2, 3, 4, 5, 6, 7 })
+      assert.same({ 1, 2 }, good)
+      assert.same({
+        { record = 3, reason = "too small" }, { record = 4, reason = "odd" },
+        { record = 5, reason = "validate refused it" },
+        { record = 6, reason = "validate refused it" }, { record = 7, reason = "7" },
+      }, bad)
+    end)
+
+    it("by the schema first", function()
+      local seen = {}
+      local good, bad = records.validate(columns, function(record)
+        seen[#seen + 1] = record.n
+        return record.n ~= 2, "is two"
+      end, { { n = 1 }, { n = 2 }, { n = 10 }, "text" })
+      assert.same({ { n = 1 } }, good)
+      assert.same({ 1, 2 }, seen)
+      assert.same({
+        { record = { n = 2 }, reason = "is two" },
+        { record = { n = 10 }, reason = '"n" must be at most 9, got 10' },
+        { record = "text", reason = 'the record must be an object, got "text"' },
+      }, bad)
+    end)
+
+    it("and none of them goes when all are good", function()
+      local list = { { n = 1 }, { n = 2 } }
+      local good, bad = records.validate(columns, nil, list)
+      assert.same({ list, "nil" }, { good, tostring(bad) })
+    end)
+
+    it("where a bad one keeps what it was", function()
+      local leaving = schema.compile { contract = "discard_value", columns = { n = "integer" } }
+      local good, bad = records.validate(leaving, function(r) return r.n ~= 2 end,
+        { { n = 1, x = 1 }, { n = 2, x = 2 } })
+      assert.same({ { { n = 1 } }, { n = 2, x = 2 } }, { good, bad[1].record })
+    end)
+
+    it("and fail the run when the schema is frozen", function()
+      local frozen = schema.compile { contract = "freeze", columns = { n = "integer" } }
+      local good, err = records.validate(frozen, nil, { { n = 1 }, { m = 1 } })
+      assert.is_nil(good)
+      assert.same({ "validation", 'the schema is frozen: the schema has no column "m"; change it, '
+        .. 'or its contract to "discard_row"' }, { err.kind, err.message })
     end)
   end)
 

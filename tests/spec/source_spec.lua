@@ -226,7 +226,7 @@ describe("source", function()
 
     it("fails a bad row alone", function()
       assert.same({
-        { "2", "invalid: not CSV: 1 fields where the header has 2" },
+        { "2", "invalid: not CSV: 1 field where the header has 2" },
         { "3", "invalid: not CSV: 3 fields where the header has 2" },
         { "4", 'invalid: not CSV: there is a quote in an unquoted field' },
         { "5", { a = "1", b = "2" } },

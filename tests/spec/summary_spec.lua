@@ -109,10 +109,10 @@ describe("summary", function()
       .. '"cache":{"fresh":0,"revalidated":0,"stale":0,"stale_if_error":0},'
       .. '"elapsed_s":0,"errors":{},"hedges":{"sent":0,"won":0},'
       .. '"hosts":{},"latency_ms":{"max":null,"p50":null,"p90":null,"p95":null,"p99":null},'
-      .. '"limits":{},"pipeline":"hourly","records":{"dead":0,"filtered":0,"in":0,"out":0},'
-      .. '"requests":{"failed":0,"fallback":0,"from_cache":0,"ok":0,"retried":0,'
-      .. '"total":0},"run_id":"r1","slowest":[],"started_at":"2023-11-14T22:13:20Z",'
-      .. '"statuses":{},"thresholds":{}}', text)
+      .. '"limits":{},"pipeline":"hourly",'
+      .. '"records":{"dead":0,"filtered":0,"in":0,"out":0},"requests":{"failed":0,'
+      .. '"fallback":0,"from_cache":0,"ok":0,"retried":0,"total":0},"run_id":"r1","slowest":[],'
+      .. '"started_at":"2023-11-14T22:13:20Z","statuses":{},"thresholds":{}}', text)
     assert.is_true(new():table(run { interrupted = true }).interrupted)
     local failure = errors.new("script", "x.lua:3: a bug\n\27")
     assert.equal("script: x.lua:3: a bug\\n\\x1b", new():table(run { failure = failure }).failure)
@@ -296,6 +296,65 @@ $]], s:text(run()))
     request(s, { from_cache = "stale" })
     assert.matches("requests  5, 12.3 MB", s:text(run()))
     assert.matches("cache     answered 3 of 5, 2 fresh, 1 stale\n", s:text(run()))
+  end)
+
+  it("goes on with what another process has counted", function()
+    local s = new()
+    request(s, { attempts = 2 })
+    request(s, { kind = "timeout" })
+    s:item(10, 4, 6)
+    s:item_failed(errors.new("timeout", "no answer"), "item 2")
+    s.records.dead, s.records.invalid = 1, 3
+    local totals = assert(json.decode(assert(json.encode(s:totals()))))
+
+    local other = new()
+    other:restore(totals)
+    other:item(1, 0, 1)
+    other:item_failed(errors.new("timeout", "no answer"), "item 9")
+    request(other, { status = 404, kind = "http" })
+    local t = other:table(run { resumed = { sessions = 2, skipped = 12 } })
+    assert.same({ ["in"] = 11, out = 7, filtered = 4, invalid = 3, dead = 1 }, t.records)
+    assert.same({ timeout = 2 }, t.errors)
+    assert.same({ total = 3, ok = 1, failed = 2, retried = 1, from_cache = 0, fallback = 0 },
+      t.requests)
+    assert.same({ ["200"] = 1, ["404"] = 1, ["503"] = 1 }, t.statuses)
+    assert.same({ 4, 2, 4, 2 }, { t.attempts, other.fetched, other.items, other.failed })
+    assert.same({ sessions = 2, skipped = 12 }, t.resumed)
+    assert.is_nil(t.resumable)
+    local text = other:text(run { resumed = { sessions = 2, skipped = 12 } })
+    assert.matches("\n  resumed   run r1, the 2nd time; 12 items passed over that were done\n",
+      text)
+    assert.matches("\n  records   11 in, 4 filtered out, 3 bad, 7 out\n", text)
+    -- The failures of before are counted, and not told again.
+    assert.matches("failed +1 timeout: no answer %(item 9%)\n", text)
+    assert.not_matches(" more, of ", text)
+  end)
+
+  it("takes back the items of a window that no sink has", function()
+    local s = new()
+    s:item(10, 4, 6)
+    local before = s:totals()
+    request(s, {})
+    s:item(5, 1, 3)
+    s.records.invalid, s.records.dead = 1, 2
+    s:item_failed(errors.new("http", "x"), "item 3")
+    s:undo(before)
+    s:item(1, 0, 1)
+    local t = s:table(run())
+    assert.same({ ["in"] = 11, out = 7, filtered = 4, dead = 0 }, t.records)
+    assert.same({ {}, 1, 2, 2, 0 }, { t.errors, t.requests.total, s.items, s.fetched, s.failed })
+  end)
+
+  it("says what goes on with --resume", function()
+    local s = new()
+    local about = run { failure = errors.new("invalid", "disk full"), resumable = true }
+    assert.is_true(s:table(about).resumable)
+    assert.matches("\n  resume    run r1 goes on with %-%-resume\n", s:text(about))
+    for n, text in pairs { [2] = "2nd", [3] = "3rd", [4] = "4th", [11] = "11th", [21] = "21st",
+      [112] = "112th" } do
+      assert.matches("the " .. text .. " time; 1 item passed over that was done\n",
+        s:text(run { resumed = { sessions = n, skipped = 1 } }))
+    end
   end)
 
   it("tells of the errors that something stale was answered instead of", function()

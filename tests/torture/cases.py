@@ -50,12 +50,21 @@ def _map(run, good):
 def _pipeline(run, good):
     if run.out:
         yield "output: something on stdout"
-    names = set(run.files) - {"records.jsonl", "torture.dead.jsonl"}
-    if run.facts("abrupt"):
-        names.discard("records.jsonl.part")  # the next run begins it anew
+    yield from _files(run.code, run.files, good.files)
+    if run.resumed:
+        if run.resumed.code != 0:
+            yield f"output: it does not go on: {run.resumed.err}"
+        yield from _files(0, run.resumed.files, good.files)
+
+
+def _files(code, files, good):
+    """What is wrong with the pipeline's files after a run that ended with that status."""
+    names = set(files) - {"records.jsonl", "torture.dead.jsonl"}
+    if code != 0:
+        names -= {"records.jsonl.part", "torture.dead.jsonl.part"}  # to be gone on with
     if names:
         yield f"output: left over: {sorted(names)}"
-    text, dead = run.files.get("records.jsonl"), run.files.get("torture.dead.jsonl", "")
+    text, dead = files.get("records.jsonl"), files.get("torture.dead.jsonl", "")
     if text is None:
         yield "output: the old file is gone"
         return
@@ -63,21 +72,21 @@ def _pipeline(run, good):
         yield "output: half a line in a file"
         return
     if text == OLD:
-        if run.code == 0:
+        if code == 0:
             yield "output: exit status 0 with the old file"
         return
-    if _values(text) - _values(good.files["records.jsonl"]):
-        yield "output: a record that is not right"
-    if run.code != 0:
+    if _values(text) - _values(good["records.jsonl"]):
+        yield "output: a record that is not right, or is there twice"
+    if code != 0:
         return
     failed = {letter["item"]: letter["error"]["message"] for letter in whole_lines(dead)}
     written = {record["item"] for record in whole_lines(text)}
-    for item in {record["item"] for record in whole_lines(good.files["records.jsonl"])}:
+    for item in {record["item"] for record in whole_lines(good["records.jsonl"])}:
         if item not in written and not MEMORY.search(failed.get(item, "")):
             yield f"output: {item} is lost: {failed.get(item)}"
     if not any(item.startswith("/status/404") for item in failed):
         yield "output: the dead letter is lost"
-    if not failed and _values(text) != _values(good.files["records.jsonl"]):
+    if len(failed) == 1 and _values(text) != _values(good["records.jsonl"]):
         yield "output: records are lost"
 
 

@@ -1,7 +1,9 @@
 /*
  * orc-lua FILE [ARG…]: runs a Lua file in the program's own Lua state, as the specs are. The
- * modules come from lua/ of the working directory, so that they are tested without a build.
+ * modules come from lua/ of the working directory, so that they are tested without a build. The
+ * runtime's host is the module "real_host".
  */
+#include "host.h"
 #include "runtime.h"
 
 #include <lauxlib.h>
@@ -13,6 +15,15 @@ static int traceback(lua_State *L)
     if (lua_isstring(L, 1)) /* busted has told all when it raises nil */
         luaL_traceback(L, L, lua_tostring(L, 1), 1);
     return 1;
+}
+
+static void preload_host(lua_State *L, struct host *host)
+{
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "loaded");
+    host_push(L, host);
+    lua_setfield(L, -2, "real_host");
+    lua_pop(L, 2);
 }
 
 static int run(lua_State *L, int argc, char **argv)
@@ -44,6 +55,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "orc-lua: %s\n", strerror(-rc));
         return 2;
     }
+    preload_host(runtime_lua(rt), runtime_host(rt));
     int status = run(runtime_lua(rt), argc, argv);
     rc = runtime_destroy(rt);
     if (rc != 0) {
