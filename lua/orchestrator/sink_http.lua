@@ -152,8 +152,8 @@ local function failure(self, err, count, number)
     excerpt and " (" .. excerpt:gsub("%s+", " ") .. ")" or ""))
 end
 
--- Its key tells the bytes, too: a journal that was put back from a copy gives the number of a window
--- to other records, which a server must not take for those it has.
+-- Its key tells the bytes, too: a journal that was put back from a copy gives a window's number to
+-- other records, which a server must not take for those it has.
 local function send(self, terms, lines, number, part)
   local request = request_of(self, terms.style, lines)
   local bytes = crypto.hex(assert(crypto.hash("sha256", request.body))):sub(1, 8)
