@@ -1,13 +1,18 @@
 """Bytes that nobody asked for: a whole second answer behind the first one. Wherever it arrives, it
 never becomes the answer to another request."""
 
+import array
+import contextlib
+import fcntl
 import os
 import ssl
+import termios
+import time
 import unittest
 
 from faults_server import BODY, FAULTS, PRELUDE, fields
 from program import Case
-from servers import Certificates, RawServer, answer, scratch
+from servers import PATIENCE, Certificates, RawServer, answer, scratch
 from test_tls import speak_tls
 
 EVIL = answer('{"id":"evil"}')
@@ -56,6 +61,15 @@ OTHERS = {
 }
 
 
+def arrive(sock):
+    """Waits until the other side's kernel has all that was sent, or the connection is gone."""
+    queued, end = array.array("i", [1]), time.monotonic() + PATIENCE
+    with contextlib.suppress(OSError):
+        while queued[0] and time.monotonic() < end:
+            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
+            time.sleep(0.001 if queued[0] else 0)
+
+
 class ExtraBytes(Case):
     ROUNDS = 4
 
@@ -97,6 +111,7 @@ class ExtraBytes(Case):
         with self.server.changed:
             self.begun += 1
         connection.send(sized(LARGE) + EVIL)
+        arrive(connection.sock)
         with self.server.changed:
             self.ended += 1
             self.server.changed.notify_all()
