@@ -7,6 +7,7 @@ local core = require "orchestrator.core.postgres"
 local crypto = require "orchestrator.core.crypto"
 local errors = require "orchestrator.errors"
 local secret = require "orchestrator.secret"
+local table_sql = require "orchestrator.table_sql"
 local url = require "orchestrator.url"
 
 local dialect = {}
@@ -60,15 +61,7 @@ local LOCK_TRIES = 40 -- as long as a statement is at it
 local LOCK_IDLE = 5 -- of them, when whoever has the lock does nothing
 local LOCK_PAUSE = 0.25 -- seconds
 
-local function quote(name)
-  return '"' .. name:gsub('"', '""') .. '"'
-end
-
-local function quoted(names)
-  local list = {}
-  for i, name in ipairs(names) do list[i] = quote(name) end
-  return table.concat(list, ", ")
-end
+local quote, quoted = table_sql.quote, table_sql.quoted
 
 -- Opening ------------------------------------------------------------------------------------
 
@@ -396,30 +389,6 @@ function Database.insert(name, list, keys, packed)
   return { copy(name, names, rows) }
 end
 
---- Statements that give a table its new rows, out of another one, which goes. A table that is there
---- keeps all but its rows. Whoever reads it sees the old ones or the new ones, and is not waited
---- for.
----@param from string
----@param list table[]|nil the columns of that, nil when it was never made
----@param to string
----@param exists boolean
-function Database.swap(from, list, to, exists)
-  local statements = {}
-  if not exists then
-    if list then
-      statements[1] = { string.format("ALTER TABLE %s RENAME TO %s", quote(from), quote(to)) }
-    end
-    return statements
-  end
-  statements[1] = { "DELETE FROM " .. quote(to) }
-  if list then
-    local names = {}
-    for i, column in ipairs(list) do names[i] = column.name end
-    statements[2] = { string.format("INSERT INTO %s (%s) SELECT %s FROM %s", quote(to),
-      quoted(names), quoted(names), quote(from)) }
-    statements[3] = { "DROP TABLE " .. quote(from) }
-  end
-  return statements
-end
+Database.swap = table_sql.swap
 
 return dialect

@@ -6,6 +6,7 @@ local crypto = require "orchestrator.core.crypto"
 local errors = require "orchestrator.errors"
 local file = require "orchestrator.core.file"
 local path_template = require "orchestrator.path_template"
+local table_sql = require "orchestrator.table_sql"
 
 local dialect = {}
 
@@ -47,15 +48,7 @@ local LATER = {
   io = "see to the disk, " .. RESUME,
 }
 
-local function quote(name)
-  return '"' .. name:gsub('"', '""') .. '"'
-end
-
-local function quoted(names)
-  local list = {}
-  for i, name in ipairs(names) do list[i] = quote(name) end
-  return table.concat(list, ", ")
-end
+local quote, quoted = table_sql.quote, table_sql.quoted
 
 --- Names that are equal by this are one column.
 function dialect.fold(name)
@@ -335,28 +328,6 @@ function Database.insert(name, list, keys, packed)
   } }
 end
 
---- Statements that give a table its new rows, out of another one, which goes.
----@param from string
----@param list table[]|nil the columns of that, nil when it was never made
----@param to string
----@param exists boolean
-function Database.swap(from, list, to, exists)
-  local statements = {}
-  if not exists then
-    if list then
-      statements[1] = { string.format("ALTER TABLE %s RENAME TO %s", quote(from), quote(to)) }
-    end
-    return statements
-  end
-  statements[1] = { "DELETE FROM " .. quote(to) }
-  if list then
-    local names = {}
-    for i, column in ipairs(list) do names[i] = column.name end
-    statements[2] = { string.format("INSERT INTO %s (%s) SELECT %s FROM %s", quote(to),
-      quoted(names), quoted(names), quote(from)) }
-    statements[3] = { "DROP TABLE " .. quote(from) }
-  end
-  return statements
-end
+Database.swap = table_sql.swap
 
 return dialect
